@@ -1,0 +1,199 @@
+"""The configuration: one YAML file, one tree of strict models. Loading and error messages: `config_load`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
+Url = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")]
+Positive = Annotated[float, Field(gt=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class Section(BaseModel):
+    """A mapping of the file: unknown keys are refused, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Tls(Section):
+    cert: str
+    """Path of the certificate chain, PEM."""
+    key: str
+    """Path of the private key, PEM."""
+
+
+class Server(Section):
+    """Where the gateway listens, and what it takes from a client."""
+
+    host: str = "127.0.0.1"
+    """Address to bind. With no keys configured only a loopback address is allowed."""
+    port: Port = 8080
+    """TCP port; 0 takes a free one."""
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
+    """Worker processes on the one listening socket; 0: one per core."""
+    tls: Tls | None = None
+    """Serve HTTPS with this certificate."""
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
+    """Largest request body; a larger one gets 413."""
+    max_header_bytes: Annotated[int, Field(ge=1024, le=1024 * 1024)] = 64 * 1024
+    """Largest request line and headers together; larger ones get 431."""
+    header_timeout_s: Positive = 10.0
+    """From the first byte of a request to the end of its headers."""
+    body_timeout_s: Positive = 60.0
+    """Longest pause while a request body arrives."""
+    idle_timeout_s: Positive = 75.0
+    """How long a connection may stay open between requests."""
+    write_timeout_s: Positive = 60.0
+    """How long a client may leave its answer unread before it is cut off."""
+    sse_keepalive_s: Positive = 15.0
+    """A comment line is sent on a stream that was silent for this long."""
+    drain_s: Annotated[float, Field(ge=0)] = 30.0
+    """After SIGTERM: how long answers in flight may take to finish."""
+    cors_origins: list[str] = []
+    """Browser origins that may call the API; `*` for all."""
+
+
+class Key(Section):
+    """An API key. Exactly one of `hash` and `key` is set."""
+
+    name: Name
+    """Shown in logs in place of the key."""
+    hash: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
+    """What `headrace keys hash` prints."""
+    key: SecretStr | None = None
+    """The key itself, for secrets from the environment: `${TEAM_KEY}`."""
+    tenant: Name = "default"
+    """Who is charged."""
+    deployments: list[str] = ["*"]
+    """Deployments this key may call; `*` for all."""
+    max_parallel: Annotated[int, Field(ge=1)] | None = None
+    """Requests of this key in flight at once, per gateway worker; none: no limit."""
+
+
+class Auth(Section):
+    salt: SecretStr = SecretStr("")
+    """Mixed into every key hash. Changing it invalidates all hashes."""
+    keys: list[Key] = []
+    """Keys that may call the API. With none, everybody on this machine may."""
+
+
+class EngineOptions(Section):
+    """How to speak to the replicas of a pool, and how to run them if the gateway is to start them."""
+
+    kind: Literal["openai", "vllm", "llamacpp", "fake"] = "openai"
+    """openai: any compatible server by URL; vllm: by URL; llamacpp: embedded, or by URL; fake: for tests."""
+    api_key: SecretStr | None = None
+    """Sent to the engine as a bearer token. A caller's own credentials never are."""
+    headers: dict[str, SecretStr] = {}
+    """More headers for every request to the engine."""
+    ca_file: str | None = None
+    """PEM bundle to trust for an https engine, instead of the system's."""
+    model: str | None = None
+    """llamacpp: what to run: a name from `headrace models list`, a GGUF path, or `hf:owner/repo/file.gguf`."""
+    context_tokens: Annotated[int, Field(ge=256)] = 8192
+    """llamacpp: size of the KV cache shared by all slots, in tokens."""
+    slots: Annotated[int, Field(ge=1, le=256)] = 8
+    """llamacpp: requests decoded together."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """llamacpp: CPU threads; none: one per core."""
+    args: list[str] = []
+    """fake: more command-line arguments of `headrace fake-engine`."""
+
+
+class Pool(Section):
+    """The replicas of one variant at one site: either `urls`, or engines that the gateway starts itself."""
+
+    engine: EngineOptions = EngineOptions()
+    urls: list[Url] = []
+    """Base URLs of running replicas, without `/v1`."""
+    replicas: Annotated[int, Field(ge=1, le=64)] = 1
+    """How many engines to start, when `urls` is empty."""
+    site: Literal["on-premise", "cloud"] = "on-premise"
+    """Where the replicas stand."""
+    max_in_flight: Annotated[int, Field(ge=1)] | None = None
+    """Requests in flight at one replica, per gateway worker; none: no limit."""
+
+
+class Variant(Section):
+    """One build of a deployment's model."""
+
+    pools: Annotated[list[str], Field(min_length=1)]
+    """Names of pools that serve this variant; their replicas are chosen among together."""
+    model: str | None = None
+    """The model name that the engines know; none: the deployment's name."""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """Share of the deployment's traffic, relative to its other variants."""
+
+
+class TimeoutOptions(Section):
+    """Each counts from the moment its phase begins."""
+
+    connect_s: Positive = 5.0
+    """Until the connection to the engine stands."""
+    ttft_s: Positive | None = None
+    """From sending the request to the first byte of the answer. A non-streaming answer comes whole, so this bounds it too."""
+    idle_s: Positive | None = 300.0
+    """Between two pieces of an answer."""
+    total_s: Positive | None = 600.0
+    """For the whole answer, retries included."""
+
+
+class Deployment(Section):
+    """A model name that callers ask for."""
+
+    variants: Annotated[dict[Name, Variant], Field(min_length=1)]
+    aliases: list[Name] = []
+    """Other names for the same deployment."""
+    policy: Literal["least_requests", "round_robin", "random"] = "least_requests"
+    """How a replica is chosen."""
+    timeouts: TimeoutOptions = TimeoutOptions()
+    attempts: Annotated[int, Field(ge=1, le=10)] = 3
+    """Replicas tried at most for one request, before its first byte."""
+
+
+class AccessLog(Section):
+    format: Literal["json", "pretty", "off"] = "json"
+    """json: one object a line; pretty: for terminals."""
+    path: str = "-"
+    """A file, or `-` for standard output."""
+
+
+class Tracing(Section):
+    otlp_endpoint: Url | None = None
+    """OTLP/HTTP collector, such as http://127.0.0.1:4318; none: no spans, `traceparent` is passed on."""
+    otlp_headers: dict[str, SecretStr] = {}
+    """Headers for the collector."""
+    sample: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of requests traced when the caller did not decide."""
+    service_name: str = "headrace"
+
+
+class Telemetry(Section):
+    access_log: AccessLog = AccessLog()
+    tracing: Tracing = Tracing()
+    max_tenants: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Tenants with metric series of their own; the rest are summed as `other`."""
+
+
+class Cache(Section):
+    """Exact response cache: the same tenant, the same body, the same answer. Per worker, off by default."""
+
+    enabled: bool = False
+    max_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
+    """Memory for cached answers, per worker."""
+    ttl_s: Positive = 300.0
+    """Age at which an answer is dropped."""
+
+
+class Config(Section):
+    server: Server = Server()
+    auth: Auth = Auth()
+    pools: dict[Name, Pool] = {}
+    """Replicas, by a name of your choice."""
+    deployments: dict[Name, Deployment] = {}
+    """Model names that callers may ask for."""
+    telemetry: Telemetry = Telemetry()
+    cache: Cache = Cache()

@@ -1,0 +1,81 @@
+"""What is known of one request when it is over: the only input of access log, metrics and traces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens, as the engine counted them; `estimated` when it gave no figure and the gateway counted events."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+
+@dataclass(slots=True)
+class Record:
+    """Filled in by the pipeline as a request goes along. Instants are monotonic seconds, 0.0 while unknown."""
+
+    request_id: str
+    started_s: float
+    method: str = "POST"
+    path: str = ""
+    operation: str = ""
+    """OTel `gen_ai.operation.name`: chat, text_completion, embeddings, tokenize, detokenize."""
+    client: str = ""
+    tenant: str = ""
+    key_name: str = ""
+    deployment: str = ""
+    variant: str = ""
+    pool: str = ""
+    replica: str = ""
+    engine_kind: str = ""
+    engine_model: str = ""
+    stream: bool = False
+    attempts: int = 0
+    cache: str = "bypass"
+    """hit, miss or bypass."""
+    status: int = 0
+    """HTTP status sent; 499 if the client hung up first."""
+    error_type: str = ""
+    """OpenAI `code` of the error, or of what cut the answer off; empty for success."""
+    error_message: str = ""
+    finish_reason: str = ""
+    usage: Usage = field(default_factory=Usage)
+    events: int = 0
+    """Stream events relayed."""
+    bytes_out: int = 0
+    upstream_s: float = 0.0
+    """Time spent waiting for engines: the rest of the duration is the gateway's own."""
+    first_token_s: float = 0.0
+    """Instant of the first non-empty content."""
+    last_token_s: float = 0.0
+    """Instant of the last content."""
+    ended_s: float = 0.0
+    traceparent: str = ""
+    """As received from the client."""
+
+    @property
+    def duration_s(self) -> float:
+        return self.ended_s - self.started_s
+
+    @property
+    def overhead_s(self) -> float:
+        """The gateway's own time: total minus upstream."""
+        return max(0.0, self.duration_s - self.upstream_s)
+
+    @property
+    def ttft_s(self) -> float | None:
+        return self.first_token_s - self.started_s if self.first_token_s else None
+
+    @property
+    def tpot_s(self) -> float | None:
+        """(e2e - TTFT) / (output tokens - 1); undefined for one token."""
+        tokens = self.usage.completion_tokens
+        if not self.first_token_s or tokens < 2:
+            return None
+        return (self.last_token_s - self.first_token_s) / (tokens - 1)
