@@ -1,0 +1,146 @@
+"""An engine behind an OpenAI-compatible HTTP/1.1 server: vLLM, SGLang, llama.cpp, Ollama, a cloud."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from engines.base import (
+    EngineDied,
+    EngineError,
+    EngineRequest,
+    EngineTimeout,
+    EngineUnreachable,
+    Operation,
+    Timeouts,
+)
+from engines.connection import Connection, Exchange
+
+MAX_IDLE_CONNECTIONS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What differs between the servers that speak OpenAI's protocol: where things are."""
+
+    health_path: str = "/health"
+    paths: Mapping[Operation, str] = field(
+        default_factory=lambda: {
+            Operation.CHAT: "/v1/chat/completions",
+            Operation.COMPLETIONS: "/v1/completions",
+            Operation.EMBEDDINGS: "/v1/embeddings",
+            Operation.TOKENIZE: "/tokenize",
+            Operation.DETOKENIZE: "/detokenize",
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One replica's address and how to be let in."""
+
+    name: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    ca_file: str | None = None
+
+
+class HttpEngine:
+    """Implements `Engine`. Connections are reused, newest first, so that a quiet pool lets its oldest ones expire."""
+
+    def __init__(self, endpoint: Endpoint, dialect: Dialect | None = None) -> None:
+        dialect = dialect or Dialect()
+        url = urlsplit(endpoint.url)
+        if url.hostname is None:
+            raise ValueError(f"{endpoint.url!r} has no host")
+        self.name = endpoint.name
+        self._host = url.hostname
+        self._ssl = _ssl_context(endpoint.ca_file) if url.scheme == "https" else None
+        self._port = url.port or (443 if self._ssl else 80)
+        base = url.path.rstrip("/").removesuffix("/v1")
+        lines = "".join(f"{name}: {value}\r\n" for name, value in endpoint.headers.items())
+        common = f"host: {url.netloc.rpartition('@')[2]}\r\n{lines}"
+        self._heads = {
+            operation: f"POST {base}{path} HTTP/1.1\r\n{common}content-type: application/json\r\n".encode()
+            for operation, path in dialect.paths.items()
+        }
+        self._health = f"GET {base}{dialect.health_path} HTTP/1.1\r\n{common}\r\n".encode()
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<HttpEngine {self.name} idle={len(self._idle)}>"
+
+    async def send(self, request: EngineRequest, timeouts: Timeouts) -> Exchange:
+        length = len(request.body)
+        head = b"%b%bcontent-length: %d\r\n\r\n" % (self._heads[request.operation], request.headers, length)
+        return await self._send(head + request.body, timeouts)
+
+    async def healthy(self) -> bool:
+        try:
+            limits = Timeouts(connect_s=2.0, total_s=5.0)
+            response = await self._send(self._health, limits)
+            await response.read(1 << 20)
+        except EngineError:
+            return False
+        return response.status == 200
+
+    async def aclose(self) -> None:
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _send(self, request: bytes, timeouts: Timeouts) -> Exchange:
+        while True:
+            connection = self._reuse()
+            reused = connection is not None
+            if connection is None:
+                connection = await self._connect(timeouts.connect_s)
+            exchange = connection.start(request, timeouts)
+            try:
+                await exchange.head
+            except EngineDied:
+                # A kept connection that the engine closed as we wrote: it never read this request.
+                if reused and not connection.answered:
+                    continue
+                raise
+            except asyncio.CancelledError:
+                exchange.abort()
+                raise
+            return exchange
+
+    def _reuse(self) -> Connection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.closed:
+                return connection
+        return None
+
+    async def _connect(self, limit_s: float) -> Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(limit_s):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(loop, self._keep), self._host, self._port, ssl=self._ssl
+                )
+        except TimeoutError as error:
+            message = f"no connection to {self._host}:{self._port} within connect timeout of {limit_s:g} s"
+            raise EngineTimeout(message, phase="connect", limit_s=limit_s) from error
+        except OSError as error:
+            raise EngineUnreachable(f"cannot connect to {self._host}:{self._port}: {error}") from error
+        return connection
+
+    def _keep(self, connection: Connection) -> None:
+        if self._closed or len(self._idle) >= MAX_IDLE_CONNECTIONS:
+            connection.close()
+        else:
+            self._idle.append(connection)
+
+
+def _ssl_context(ca_file: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca_file)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
