@@ -15,7 +15,7 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 class Section(BaseModel):
     """A mapping of the file: unknown keys are refused, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
 class Tls(Section):
@@ -134,7 +134,7 @@ class TimeoutOptions(Section):
     connect_s: Positive = 5.0
     """Until the connection to the engine stands."""
     ttft_s: Positive | None = None
-    """From sending the request to the first byte of the answer. A non-streaming answer comes whole, so this bounds it too."""
+    """From sending the request to the first byte of the answer; an answer that does not stream comes whole."""
     idle_s: Positive | None = 300.0
     """Between two pieces of an answer."""
     total_s: Positive | None = 600.0
