@@ -1,0 +1,280 @@
+"""Which metrics exist: names, labels, units, buckets, and how the values of several workers become one.
+
+The GenAI metrics keep the names, attributes and buckets of the OpenTelemetry semantic conventions, in Prometheus'
+translation: dots become underscores, and the unit becomes a suffix.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+OTHER: Final = "other"
+"""The label value that stands for everything without a series of its own."""
+
+
+class Kind(enum.StrEnum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Fold(enum.StrEnum):
+    """How one series of several workers becomes one number."""
+
+    SUM = "sum"
+    MIN = "min"
+    MAX = "max"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One metric.
+
+    name:       as it stands in the exposition; of a counter with its `_total`.
+    buckets:    upper bounds in `unit`, without +Inf; histograms only.
+    spill:      labels that become `other` once the metric has `max_children` label sets. All metrics together stay
+                below 5,000 lines of exposition, whatever clients send.
+    otel:       name in the OpenTelemetry conventions, if it has one there.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+    buckets: tuple[float, ...] = ()
+    fold: Fold = Fold.SUM
+    spill: tuple[str, ...] = ()
+    max_children: int = 700
+    otel: str = ""
+
+    @property
+    def width(self) -> int:
+        """Numbers in one series: a histogram has its buckets, +Inf and the sum."""
+        return len(self.buckets) + 2 if self.kind is Kind.HISTOGRAM else 1
+
+
+_MODEL_LABELS = (
+    "gen_ai_operation_name",
+    "gen_ai_provider_name",
+    "gen_ai_request_model",
+    "gen_ai_response_model",
+)
+_MODEL_SPILL = ("gen_ai_provider_name", "gen_ai_request_model", "gen_ai_response_model")
+
+REQUEST_DURATION = Series(
+    "gen_ai_server_request_duration_seconds",
+    Kind.HISTOGRAM,
+    "Generative AI server request duration such as time-to-last byte or last output token.",
+    (*_MODEL_LABELS, "error_type"),
+    "seconds",
+    (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92),
+    spill=_MODEL_SPILL,
+    max_children=50,
+    otel="gen_ai.server.request.duration",
+)
+TIME_TO_FIRST_TOKEN = Series(
+    "gen_ai_server_time_to_first_token_seconds",
+    Kind.HISTOGRAM,
+    "Time to generate first token for successful responses.",
+    _MODEL_LABELS,
+    "seconds",
+    (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    spill=_MODEL_SPILL,
+    max_children=30,
+    otel="gen_ai.server.time_to_first_token",
+)
+TIME_PER_OUTPUT_TOKEN = Series(
+    "gen_ai_server_time_per_output_token_seconds",
+    Kind.HISTOGRAM,
+    "Time per output token generated after the first token for successful responses.",
+    _MODEL_LABELS,
+    "seconds",
+    (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5),
+    spill=_MODEL_SPILL,
+    max_children=30,
+    otel="gen_ai.server.time_per_output_token",
+)
+TOKEN_USAGE = Series(
+    "gen_ai_client_token_usage",
+    Kind.HISTOGRAM,
+    "Number of input and output tokens used.",
+    (*_MODEL_LABELS, "gen_ai_token_type"),
+    "tokens",
+    (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864),
+    spill=_MODEL_SPILL,
+    max_children=50,
+    otel="gen_ai.client.token.usage",
+)
+OVERHEAD = Series(
+    "headrace_overhead_seconds",
+    Kind.HISTOGRAM,
+    "The gateway's own time per request: total minus waiting for engines.",
+    (),
+    "seconds",
+    (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0),
+)
+REQUESTS = Series(
+    "headrace_requests_total",
+    Kind.COUNTER,
+    "Requests answered, refused or given up by their client.",
+    ("deployment", "tenant", "status", "error"),
+    "requests",
+    spill=("tenant",),
+)
+TOKENS = Series(
+    "headrace_tokens_total",
+    Kind.COUNTER,
+    "Tokens, as the engine counted them; cached is part of input, reasoning is part of output.",
+    ("deployment", "tenant", "type"),
+    "tokens",
+    spill=("tenant",),
+)
+IN_FLIGHT = Series(
+    "headrace_in_flight", Kind.GAUGE, "Requests in flight.", ("deployment",), "requests", spill=("deployment",)
+)
+CLIENT_CONNECTIONS = Series(
+    "headrace_client_connections", Kind.GAUGE, "Open connections from clients.", (), "connections"
+)
+STREAM_ABORTS = Series(
+    "headrace_stream_aborts_total",
+    Kind.COUNTER,
+    "Streams that broke off, by the side that ended them: client, engine or gateway.",
+    ("side",),
+    "streams",
+)
+ATTEMPTS = Series(
+    "headrace_attempts_total",
+    Kind.COUNTER,
+    "Requests sent to replicas, by how the attempt ended.",
+    ("pool", "replica", "outcome"),
+    "attempts",
+    spill=("replica",),
+    max_children=250,
+)
+REPLICA_IN_FLIGHT = Series(
+    "headrace_replica_in_flight",
+    Kind.GAUGE,
+    "Requests in flight at a replica, as the gateway counts them.",
+    ("pool", "replica"),
+    "requests",
+    spill=("replica",),
+    max_children=250,
+)
+CACHE_REQUESTS = Series(
+    "headrace_cache_requests_total",
+    Kind.COUNTER,
+    "Requests by what the response cache had: hit, miss or bypass.",
+    ("result",),
+    "requests",
+)
+ESTIMATED_USAGE = Series(
+    "headrace_estimated_usage_total",
+    Kind.COUNTER,
+    "Answers whose tokens the gateway had to estimate, because the engine gave no usage.",
+    (),
+    "requests",
+)
+LOG_LINES_DROPPED = Series(
+    "headrace_access_log_dropped_total",
+    Kind.COUNTER,
+    "Access log lines lost, because the log could not be written fast enough or at all.",
+    (),
+    "lines",
+)
+BUILD_INFO = Series(
+    "headrace_build_info",
+    Kind.GAUGE,
+    "Always 1; the labels say what runs.",
+    ("version", "python"),
+    fold=Fold.MAX,
+)
+WORKERS = Series("headrace_workers", Kind.GAUGE, "Worker processes in this sum.", (), "workers")
+CPU = Series("process_cpu_seconds_total", Kind.COUNTER, "User and system CPU time of all workers.", (), "seconds")
+RSS = Series("process_resident_memory_bytes", Kind.GAUGE, "Resident memory of all workers.", (), "bytes")
+START = Series(
+    "process_start_time_seconds",
+    Kind.GAUGE,
+    "Unix time at which the oldest worker started.",
+    (),
+    "seconds",
+    fold=Fold.MIN,
+)
+
+ALL: Final[dict[str, Series]] = {
+    series.name: series
+    for series in (
+        REQUEST_DURATION,
+        TIME_TO_FIRST_TOKEN,
+        TIME_PER_OUTPUT_TOKEN,
+        TOKEN_USAGE,
+        OVERHEAD,
+        REQUESTS,
+        TOKENS,
+        IN_FLIGHT,
+        CLIENT_CONNECTIONS,
+        STREAM_ABORTS,
+        ATTEMPTS,
+        REPLICA_IN_FLIGHT,
+        CACHE_REQUESTS,
+        ESTIMATED_USAGE,
+        LOG_LINES_DROPPED,
+        BUILD_INFO,
+        WORKERS,
+        CPU,
+        RSS,
+        START,
+    )
+}
+
+ERRORS: Final = frozenset(
+    {
+        "authentication_error",
+        "bad_request",
+        "body_too_large",
+        "client_closed_request",
+        "connect_timeout",
+        "content_filter",
+        "context_length_exceeded",
+        "engine_died",
+        "engine_error",
+        "engine_protocol_error",
+        "engine_timeout",
+        "engine_unreachable",
+        "idle_timeout",
+        "insufficient_quota",
+        "internal_error",
+        "invalid_api_key",
+        "invalid_json",
+        "invalid_request_error",
+        "method_not_allowed",
+        "missing_api_key",
+        "model_not_allowed",
+        "model_not_found",
+        "no_healthy_backend",
+        "not_found",
+        "permission_error",
+        "rate_limit_error",
+        "rate_limit_exceeded",
+        "residency_violation",
+        "server_error",
+        "server_is_overloaded",
+        "shutting_down",
+        "timeout_error",
+        "total_timeout",
+        "ttft_timeout",
+        "upstream_error",
+        "write_timeout",
+    }
+)
+"""Values of the labels `error` and `error_type`; any other error counts as `other`."""
+
+OUTCOMES: Final = frozenset(
+    {"ok", "busy", "client_error", "server_error", "unreachable", "timeout", "died", "protocol", "cancelled"}
+)
+"""Values of the label `outcome`; any other counts as `other`."""
+
+OWN_ERRORS: Final = frozenset({"internal_error", "shutting_down", "total_timeout", "write_timeout"})
+"""Errors with which the gateway itself ends a stream that the engine would have gone on with."""
