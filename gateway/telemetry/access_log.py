@@ -65,13 +65,17 @@ class AccessLog:
 
     def __init__(self, options: Options, redactor: Redactor, deployments: frozenset[str]) -> None:
         self._redactor = redactor
-        self._clean: dict[str, str] = {name: name for name in deployments}
+        self._clean: dict[str, str] = {}
+        self.know(deployments)
         self._encode = msgspec.json.Encoder().encode
         self._stamp = _Stamp()
         self._pretty: Pretty | None = None
         if options.format == "pretty":
             self._pretty = Pretty(colour=options.path == "-" and _wants_colour())
         self._writer = LineWriter(options.path)
+
+    def know(self, deployments: frozenset[str]) -> None:
+        self._clean.update((name, name) for name in deployments)
 
     @property
     def dropped(self) -> int:
@@ -110,14 +114,14 @@ class AccessLog:
             record.variant,
             record.pool,
             record.replica,
-            record.error_type,
+            self._text(record.error_type),
             record.stream,
             round((first_s - started_s) * 1e3, 3) if first_s else None,
             usage.prompt_tokens,
             usage.completion_tokens,
             usage.cached_tokens,
             usage.estimated,
-            record.finish_reason,
+            self._text(record.finish_reason),
             record.attempts,
             record.cache,
             record.bytes_out,
@@ -125,7 +129,7 @@ class AccessLog:
         )
 
     def _id(self, text: str) -> str:
-        """Request ids differ every time, so remembering them is of no use; those of the usual shape need no cleaning."""
+        """Ids differ every time, so remembering them is of no use; those of the usual shape need no cleaning."""
         if _ORDINARY_ID.fullmatch(text) and not self._redactor.knows(text):
             return text
         return self._redactor.text(_CONTROL.sub("?", text[:MAX_TEXT]))

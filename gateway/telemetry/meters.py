@@ -78,6 +78,11 @@ class Meters:
         self._overhead = registry.child(series.OVERHEAD)
         self._estimated = registry.child(series.ESTIMATED_USAGE)
 
+    def know(self, deployments: frozenset[str]) -> None:
+        """Take these for the known ones from now on; what was counted stays."""
+        self._deployments = deployments
+        self._remembered.clear()
+
     def deployment(self, name: str) -> str:
         """The label for a model name: itself if it is known."""
         return name if not name or name in self._deployments else series.OTHER

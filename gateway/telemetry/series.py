@@ -231,50 +231,64 @@ ALL: Final[dict[str, Series]] = {
 
 ERRORS: Final = frozenset(
     {
-        "authentication_error",
-        "bad_request",
         "body_too_large",
         "client_closed_request",
+        "concurrency",
+        "conflict",
         "connect_timeout",
-        "content_filter",
         "context_length_exceeded",
-        "engine_died",
-        "engine_error",
-        "engine_protocol_error",
-        "engine_timeout",
-        "engine_unreachable",
+        "headers_too_large",
         "idle_timeout",
         "insufficient_quota",
         "internal_error",
         "invalid_api_key",
         "invalid_json",
-        "invalid_request_error",
+        "invalid_request",
+        "invalid_type",
         "method_not_allowed",
         "missing_api_key",
+        "missing_required_parameter",
         "model_not_allowed",
         "model_not_found",
         "no_healthy_backend",
         "not_found",
-        "permission_error",
-        "rate_limit_error",
         "rate_limit_exceeded",
+        "request_timeout",
         "residency_violation",
-        "server_error",
         "server_is_overloaded",
         "shutting_down",
-        "timeout_error",
         "total_timeout",
         "ttft_timeout",
+        "unsupported_content_encoding",
+        "unsupported_operation",
+        "upstream_auth",
+        "upstream_bad_body",
+        "upstream_died",
+        "upstream_empty_answer",
         "upstream_error",
+        "upstream_model_not_found",
+        "upstream_protocol_error",
+        "upstream_timeout",
         "write_timeout",
     }
 )
-"""Values of the labels `error` and `error_type`; any other error counts as `other`."""
-
-OUTCOMES: Final = frozenset(
-    {"ok", "busy", "client_error", "server_error", "unreachable", "timeout", "died", "protocol", "cancelled"}
-)
-"""Values of the label `outcome`; any other counts as `other`."""
+"""Values of the labels `error` and `error_type`: the gateway's own codes. What engines make up counts as `other`."""
 
 OWN_ERRORS: Final = frozenset({"internal_error", "shutting_down", "total_timeout", "write_timeout"})
 """Errors with which the gateway itself ends a stream that the engine would have gone on with."""
+
+OUTCOMES: Final = frozenset(
+    {
+        "ok",
+        "fine",
+        "full",
+        "broken",
+        "failed",
+        "cancelled",
+        "upstream_died",
+        "upstream_error",
+        "upstream_protocol_error",
+        "upstream_timeout",
+    }
+)
+"""Values of the label `outcome`; any other counts as `other`."""

@@ -92,6 +92,13 @@ class Telemetry:
             gauge = self._replicas[(pool, replica)] = Gauge(values)
         return gauge
 
+    def know(self, deployments: Iterable[str]) -> None:
+        """The configuration changed: these are the deployments from now on. What was counted stays."""
+        known = frozenset(deployments)
+        self._meters.know(known)
+        if self._log is not None:
+            self._log.know(known)
+
     def attempt(self, pool: str, replica: str, outcome: str) -> None:
         """Count one attempt at a replica; `outcome` is one of `series.OUTCOMES`."""
         label = outcome if outcome in series.OUTCOMES else series.OTHER

@@ -9,7 +9,6 @@ import select
 import stat
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -24,7 +23,6 @@ class LineWriter:
     """A bounded buffer of lines, drained by one thread.
 
     path:      a file, appended to; `-` is standard output.
-    transform: what the thread makes of each batch before writing, such as redaction.
     max_lines: lines that may wait; more are dropped and counted in `dropped`.
 
     Raises:
@@ -35,11 +33,9 @@ class LineWriter:
         self,
         path: str,
         *,
-        transform: Callable[[bytes], bytes] = bytes,
         max_lines: int = 10_000,
     ) -> None:
         self._path = path
-        self._transform = transform
         self._max_lines = max_lines
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._stop = threading.Event()
@@ -101,7 +97,7 @@ class LineWriter:
             if self._reopen:
                 self._open_anew()
             for piece in self._pieces(lines):
-                self._write_all(self._transform(piece))
+                self._write_all(piece)
             self._failing = False
         except OSError as error:
             self._lost += sum(1 for line in lines if line)
