@@ -225,8 +225,7 @@ class ProcessLauncher:
     async def _shut_down(self) -> None:
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait((self._task,))
         reason = ""
         if self._child is not None and not await self._child.terminate(self.spec.stop_timeout_s):
             reason = f"did not stop within {self.spec.stop_timeout_s:g} s of SIGTERM and was killed"
@@ -250,7 +249,8 @@ class ProcessLauncher:
     def _supervised(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("%s: the launcher itself failed", self.name, exc_info=error)
-            self._move(State.FAILED, f"the launcher itself failed: {error!r}")
+            if State.FAILED in MOVES[self._state]:
+                self._move(State.FAILED, f"the launcher itself failed: {error!r}")
 
     async def _run_once(self) -> tuple[float | None, ExitReason]:
         """Run the process to its end. Returns the instant it became ready, if it did, and why it ended."""
