@@ -61,8 +61,9 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """Where a file is, and what it must be. None: not known, so not checked."""
+    """Where a file is, and what it must be. None: not known, so not checked. `name` is for people."""
 
+    name: str
     url: str
     size_bytes: int | None
     sha256: str | None
@@ -93,10 +94,9 @@ def fetch(
     target: Path,
     progress: Progress,
     *,
-    what: str = "",
     pause_s: float = _RETRY_PAUSE_S,
 ) -> None:
-    """Put `remote` at `target`, going on from what an interrupted fetch left; `what` is its name for people.
+    """Put `remote` at `target`, going on from what an interrupted fetch left.
 
     Raises:
         ModelError: no network, no disk, a refusal, or content with another checksum twice.
@@ -106,14 +106,14 @@ def fetch(
     if remote.sha256 is None:
         part.unlink(missing_ok=True)  # nothing would tell whether the two halves belong together
     for last in (False, True):
-        _transfer(client, remote, part, _Named(what or target.name, progress), pause_s)
+        _transfer(client, remote, part, progress, pause_s)
         problem = _mismatch(remote, part, progress)
         if problem is None:
             move_into_place(part, target)
             return
         part.unlink()
         if not last:
-            progress.note(f"{what or target.name}: {problem}; fetching it again")
+            progress.note(f"{remote.name}: {problem}; fetching it again")
     raise ModelError(f"{shown_url(remote.url)} is not the file it should be: {problem}")
 
 
@@ -173,18 +173,18 @@ def _transfer(client: httpx.Client, remote: RemoteFile, part: Path, progress: Pr
     while True:
         before_bytes = part.stat().st_size if part.exists() else 0
         try:
-            _receive(client, remote, part, named)
+            _receive(client, remote, part, progress)
             return
         except (httpx.TransportError, _RetryStatus) as error:
             grown = part.exists() and part.stat().st_size > before_bytes
             failures = 1 if grown else failures + 1
             if failures >= _TRIES:
                 raise unreachable(remote.url, error) from error
-            named.progress.note(f"{named.what}: {describe(error)}; trying again")
+            progress.note(f"{remote.name}: {describe(error)}; trying again")
             time.sleep(pause_s * 2**failures)
 
 
-def _receive(client: httpx.Client, remote: RemoteFile, part: Path, named: _Named) -> None:
+def _receive(client: httpx.Client, remote: RemoteFile, part: Path, progress: Progress) -> None:
     have_bytes = part.stat().st_size if part.exists() else 0
     if remote.size_bytes is not None:
         if have_bytes == remote.size_bytes:
@@ -204,11 +204,11 @@ def _receive(client: httpx.Client, remote: RemoteFile, part: Path, named: _Named
             have_bytes = 0
         length = response.headers.get("content-length")
         total_bytes = remote.size_bytes or (have_bytes + int(length) if length else None)
-        named.progress.begin(named.what, total_bytes, have_bytes)
+        progress.begin(remote.name, total_bytes, have_bytes)
         with part.open("ab" if resumed else "wb") as file:
             for chunk in response.iter_bytes(_CHUNK_BYTES):
                 file.write(chunk)
-                named.progress.advance(len(chunk))
+                progress.advance(len(chunk))
 
 
 class _RetryStatus(Exception):

