@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+
+
+def without_version(url: str) -> str:
+    """A base URL as people copy it, `…/v1` or `…/v1/`, without its version: the gateway adds that itself."""
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
 
 Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
 Url = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")]
+BaseUrl = Annotated[Url, AfterValidator(without_version)]
 Positive = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -107,8 +114,8 @@ class Pool(Section):
     """The replicas of one variant at one site: either `urls`, or engines that the gateway starts itself."""
 
     engine: EngineOptions = EngineOptions()
-    urls: list[Url] = []
-    """Base URLs of running replicas, without `/v1`."""
+    urls: list[BaseUrl] = []
+    """Base URLs of running replicas; a `/v1` at the end is taken off."""
     replicas: Annotated[int, Field(ge=1, le=64)] = 1
     """How many engines to start, when `urls` is empty."""
     site: Literal["on-premise", "cloud"] = "on-premise"

@@ -130,9 +130,6 @@ def _pools(config: Config) -> Iterator[Finding]:
         if not pool.urls:
             yield from _startable(pool, here)
         for index, url in enumerate(pool.urls):
-            if url.rstrip("/").endswith("/v1"):
-                message = f'"{url}" ends in /v1, which the gateway adds itself'
-                yield Finding((*here, "urls", index), message, f"write {url.rstrip('/').removesuffix('/v1')}")
             if url in pool.urls[:index]:
                 yield Finding((*here, "urls", index), f'"{url}" stands twice', "each replica once")
         if pool.engine.ca_file is not None:
@@ -179,7 +176,7 @@ def _timeouts(deployment: Deployment, here: KeyPath) -> Iterator[Finding]:
     if limits.total_s is None:
         return
     for name, value in (("ttft_s", limits.ttft_s), ("connect_s", limits.connect_s)):
-        if value is not None and value > limits.total_s:
+        if name in limits.model_fields_set and value is not None and value > limits.total_s:
             message = f"{name} {value:g} is more than total_s {limits.total_s:g}"
             yield Finding((*here, "timeouts", name), message, "lower it, or raise total_s", value=f"{value:g}")
 
