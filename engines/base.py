@@ -74,6 +74,11 @@ class EngineResponse(Protocol):
         """Names in lower case; of a repeated header the last one."""
         ...
 
+    @property
+    def last_data_s(self) -> float:
+        """Instant (monotonic seconds) at which the latest piece of the body arrived; 0.0 while there is none."""
+        ...
+
     async def read(self, limit_bytes: int) -> bytes:
         """The whole body.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -15,6 +16,8 @@ from engines.base import (
     Timeouts,
 )
 from engines.http1 import ResponseDecoder
+
+_now = time.monotonic
 
 
 class Exchange:
@@ -52,7 +55,7 @@ class Exchange:
         self._ended = False
         self._error: EngineError | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._sent_s = loop.time()
+        self._sent_s = _now()
         self.last_data_s = 0.0
         self.head: asyncio.Future[None] = loop.create_future()
         self.status = 0
@@ -72,7 +75,7 @@ class Exchange:
             self.head.set_result(None)
 
     def on_body(self, payload: bytes, framed: bytes | None) -> None:
-        self.last_data_s = self._loop.time()
+        self.last_data_s = _now()
         if self._on_data is not None:
             self._on_data(payload, framed)
         else:
@@ -190,16 +193,16 @@ class Exchange:
     def _arm(self) -> None:
         first = self._first_check_s()
         if first is not None:
-            self._timer = self._loop.call_at(self._sent_s + first, self._on_timer)
+            self._timer = self._loop.call_later(first, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         deadline = self._deadline()
-        now = self._loop.time()
+        now = _now()
         if deadline is None or deadline[0] > now + 0.001:
             step = self._first_check_s() or 0.0
             due = min(now + step, deadline[0]) if deadline else now + step
-            self._timer = self._loop.call_at(due, self._on_timer)
+            self._timer = self._loop.call_later(due - now, self._on_timer)
             return
         _, phase, limit_s = deadline
         self._connection.abort()

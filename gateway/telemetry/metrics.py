@@ -85,6 +85,12 @@ class Gauge:
     def dec(self, amount: float = 1.0) -> None:
         self._values[0] -= amount
 
+    def __enter__(self) -> None:
+        self.inc()
+
+    def __exit__(self, *exc: object) -> None:
+        self.dec()
+
     @property
     def value(self) -> float:
         return self._values[0]

@@ -1,0 +1,153 @@
+"""Every route that is not a model call, as a FastAPI application, and the OpenAPI document for all of them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from gateway.catalog import Catalog, Deployment
+from gateway.clock import Clock
+from gateway.errors import ApiError, InternalError, NotFound, from_status
+from gateway.identity import Caller, KeyRing
+from gateway.openapi import ErrorAnswer, Health, Model, ModelList, Version, complete
+from gateway.telemetry import Exposition
+
+Responses = dict[int | str, dict[str, Any]]
+
+
+@dataclass(slots=True)
+class ApiState:
+    """What the routes read.
+
+    metrics:  all workers' metrics, in the format that an Accept header asks for.
+    draining: whether the gateway is on its way out.
+    """
+
+    identity: KeyRing
+    catalog: Catalog
+    clock: Clock
+    started_at: int
+    metrics: Callable[[str], Awaitable[Exposition]]
+    draining: Callable[[], bool]
+
+
+def create_api(state: ApiState) -> FastAPI:
+    version = importlib.metadata.version("headrace")
+    api = FastAPI(
+        title="Headrace",
+        version=version,
+        summary="An OpenAI-compatible gateway over your engine pools",
+        docs_url="/docs",
+        redoc_url="/redoc",
+        separate_input_output_schemas=False,
+    )
+    api.add_exception_handler(ApiError, _on_api_error)
+    api.add_exception_handler(HTTPException, _on_http_error)
+    api.add_exception_handler(Exception, _on_crash)
+    _add_health(api, state)
+    _add_models(api, state)
+    _add_service(api, state, version)
+    complete(api)
+    return api
+
+
+def _add_health(api: FastAPI, state: ApiState) -> None:
+    async def live() -> Health:
+        """Whether the process answers. Calls no engine."""
+        return Health(status="ok")
+
+    async def ready(response: Response) -> Health:
+        """Whether new requests should come here: 503 as soon as the gateway drains. Calls no engine."""
+        if state.draining():
+            response.status_code = 503
+            response.headers["retry-after"] = "1"
+            response.headers["retry-after-ms"] = "1000"
+            return Health(status="draining")
+        now_s = state.clock.monotonic()
+        available = {
+            d.name: sum(r.breaker.allows(now_s) for v in d.variants for r in v.replicas)
+            for d in state.catalog.deployments
+        }
+        return Health(status="ok", available_replicas=available)
+
+    for path in ("/health/live", "/health/liveliness", "/liveness"):
+        api.get(path, tags=["health"], include_in_schema=path == "/health/live")(live)
+    answers: Responses = {503: {"model": Health, "description": "Draining"}}
+    for path in ("/health/ready", "/health", "/healthz", "/readyz", "/readiness"):
+        listed = path in ("/health/ready", "/health")
+        api.get(path, tags=["health"], include_in_schema=listed, responses=answers)(ready)
+
+
+def _add_models(api: FastAPI, state: ApiState) -> None:
+    def caller_of(request: Request) -> Caller:
+        return state.identity.identify(dict(request.headers.raw))
+
+    def described(deployment: Deployment) -> Model:
+        return Model(id=deployment.name, created=state.started_at, owned_by="headrace")
+
+    async def list_models(request: Request) -> ModelList:
+        """The deployments that this key may call."""
+        return ModelList(data=[described(d) for d in state.catalog.visible(caller_of(request))])
+
+    async def get_model(request: Request, model: str) -> Model:
+        """One deployment."""
+        caller = caller_of(request)
+        deployment = state.catalog.resolve(model, caller)
+        return described(deployment)
+
+    refused: Responses = {401: {"model": ErrorAnswer, "description": "No valid API key"}}
+    unknown: Responses = {
+        403: {"model": ErrorAnswer, "description": "The key may not call this model"},
+        404: {"model": ErrorAnswer, "description": "No such model"},
+    }
+    for prefix in ("/v1", ""):
+        listed = bool(prefix)
+        api.get(f"{prefix}/models", tags=["models"], include_in_schema=listed, responses=refused)(list_models)
+        api.get(
+            f"{prefix}/models/{{model:path}}",
+            tags=["models"],
+            include_in_schema=listed,
+            responses=refused | unknown,
+        )(get_model)
+
+
+def _add_service(api: FastAPI, state: ApiState, version: str) -> None:
+    @api.get("/metrics", tags=["service"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def metrics(request: Request) -> Response:
+        """Prometheus metrics, summed over all workers; OpenMetrics by Accept."""
+        exposition = await state.metrics(request.headers.get("accept", ""))
+        return Response(exposition.body, headers={"content-type": exposition.content_type})
+
+    @api.get("/version", tags=["service"])
+    async def get_version() -> Version:
+        """The version of the gateway."""
+        return Version(version=version)
+
+
+async def _on_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    lines = (line.split(": ", 1) for line in error.header_lines().decode().split("\r\n") if line)
+    headers = dict(lines)
+    return Response(error.body(), error.status, headers, media_type="application/json")
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        problem: ApiError = NotFound(f"There is nothing at {request.method} {request.url.path[:200]}.")
+    else:
+        problem = from_status(error.status_code, str(error.detail))
+    response = JSONResponse(None, error.status_code, headers=dict(error.headers or {}))
+    response.body = problem.body()
+    response.headers["content-length"] = str(len(response.body))
+    return response
+
+
+async def _on_crash(request: Request, error: Exception) -> Response:
+    return Response(InternalError().body(), 500, media_type="application/json")

@@ -1,0 +1,186 @@
+"""Builds every object of one worker and hands them to each other. The only place that knows all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from socket import socket
+
+from cache.store import ExactCache
+from engines.base import Engine, Operation
+from engines.http import Endpoint, HttpEngine
+from engines.llamacpp import LlamaCppEngine
+from gateway.admission import LocalLedger
+from gateway.api import ApiState, create_api
+from gateway.asgi import AsgiHandler
+from gateway.catalog import Catalog, build_replicas
+from gateway.clock import Clock, RealClock
+from gateway.config import Config, Pool
+from gateway.dispatch import Dispatcher
+from gateway.errors import ApiError, MethodNotAllowed
+from gateway.http import Request, Sink
+from gateway.identity import KeyRing
+from gateway.pipeline import Pipeline
+from gateway.replicas import Replica
+from gateway.server import SWEEP_S, Handler, HttpConnection, ServerState
+from gateway.telemetry import Exposition, Redactor, Telemetry, merge, render, series
+
+Metrics = Callable[[str], Awaitable[Exposition]]
+
+ROUTES = {
+    prefix + path: operation
+    for prefix in ("", "/v1")
+    for path, operation in {
+        "/chat/completions": Operation.CHAT,
+        "/completions": Operation.COMPLETIONS,
+        "/embeddings": Operation.EMBEDDINGS,
+        "/tokenize": Operation.TOKENIZE,
+        "/detokenize": Operation.DETOKENIZE,
+    }.items()
+}
+
+
+class Gateway:
+    """One worker's gateway.
+
+    metrics: where `/metrics` gets its text; by default from this worker alone.
+
+    Raises:
+        OSError: the access log, a certificate or a CA file cannot be opened.
+    """
+
+    def __init__(self, config: Config, *, worker_id: int = 0, metrics: Metrics | None = None) -> None:
+        clock: Clock = RealClock()
+        rng = random.Random()  # noqa: S311 - spreads load, guards nothing
+        self.config = config
+        names = list(config.deployments)
+        self.telemetry = Telemetry(
+            config.telemetry, worker_id=worker_id, deployments=names, redactor=Redactor(secrets_of(config))
+        )
+        replicas = build_replicas(config, lambda pool, name, url: _replica(config.pools[pool], pool, name, url))
+        self.replicas = [r for group in replicas.values() for r in group]
+        catalog = Catalog(config, replicas, rng)
+        identity = KeyRing(config.auth)
+        cache = config.cache
+        self.ledger = LocalLedger()
+        self.pipeline = Pipeline(
+            identity=identity,
+            catalog=catalog,
+            ledger=self.ledger,
+            cache=ExactCache(cache.max_bytes, cache.ttl_s, clock.monotonic) if cache.enabled else None,
+            dispatcher=Dispatcher(clock, rng, self.telemetry),
+            telemetry=self.telemetry,
+            clock=clock,
+            rng=rng,
+            keepalive_s=config.server.sse_keepalive_s,
+        )
+        self._tls = _server_tls(config)
+        self.server = ServerState(config.server, self._route, self.telemetry.connections)
+        state = ApiState(
+            identity, catalog, clock, int(_wall_s()), metrics or self._own_metrics, lambda: self.server.draining
+        )
+        self._api = AsgiHandler(create_api(state), "https" if self._tls else "http")
+        self._calls: dict[Operation, Handler] = {o: self._call(o) for o in Operation}
+        self._listener: asyncio.Server | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self.telemetry.watch(series.REPLICA_IN_FLIGHT.name, self._replicas_in_flight)
+
+    async def start(self, sock: socket) -> None:
+        """Accept connections on a bound socket."""
+        loop = asyncio.get_running_loop()
+        self._sweep(loop)
+        self._listener = await loop.create_server(
+            lambda: HttpConnection(self.server), sock=sock, ssl=self._tls, backlog=4096
+        )
+
+    async def drain(self, limit_s: float, grace_s: float = 1.0) -> None:
+        """Take no more connections, let answers in flight finish for at most `limit_s`, then close what is left.
+
+        Connections that idle get `grace_s` to carry one more request, whose answer says that it is the last: a client
+        that is about to send on one is not cut off.
+        """
+        if self._listener is not None:
+            self._listener.close()
+        self.server.drain()
+        began_s = time.monotonic()
+        if not await self.server.closed_within(min(grace_s, limit_s)):
+            self.server.close_idle()
+            await self.server.closed_within(limit_s - (time.monotonic() - began_s))
+
+    async def aclose(self) -> None:
+        """Close every connection and write out what waits."""
+        if self._listener is not None:
+            self._listener.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for connection in list(self.server.open):
+            connection.abort()
+        await self.server.closed_within(1.0)
+        for replica in self.replicas:
+            await replica.engine.aclose()
+        await self.telemetry.aclose()
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.server.sweep(loop.time())
+        self._sweeper = loop.call_later(SWEEP_S, self._sweep, loop)
+
+    def _route(self, request: Request) -> Handler:
+        operation = ROUTES.get(request.path)
+        if operation is None:
+            return self._api
+        if request.method != b"POST":
+            return _wrong_method
+        return self._calls[operation]
+
+    def _call(self, operation: Operation) -> Handler:
+        handle = self.pipeline.handle
+        return lambda request, sink: handle(operation, request, sink)
+
+    async def _own_metrics(self, accept: str) -> Exposition:
+        return render(merge([self.telemetry.snapshot()]), accept)
+
+    def _replicas_in_flight(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        return [((r.pool, r.name), float(r.in_flight)) for r in self.replicas]
+
+
+async def _wrong_method(request: Request, sink: Sink) -> None:
+    error: ApiError = MethodNotAllowed(f"{request.path} takes POST.", allow="POST")
+    body = error.body()
+    sink.start(error.status, b"content-type: application/json\r\n" + error.header_lines(), len(body))
+    sink.write(body)
+    sink.end()
+
+
+def _replica(options: Pool, pool: str, name: str, url: str) -> Replica:
+    engine = options.engine
+    headers = {key: value.get_secret_value() for key, value in engine.headers.items()}
+    if engine.api_key is not None:
+        headers["authorization"] = f"Bearer {engine.api_key.get_secret_value()}"
+    endpoint = Endpoint(name, url, headers, engine.ca_file)
+    client: Engine = LlamaCppEngine(endpoint) if engine.kind == "llamacpp" else HttpEngine(endpoint)
+    return Replica(name, pool, options.site, engine.kind, client, options.max_in_flight)
+
+
+def _server_tls(config: Config) -> ssl.SSLContext | None:
+    if config.server.tls is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(config.server.tls.cert, config.server.tls.key)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def secrets_of(config: Config) -> list[str]:
+    """Every secret value in a configuration, for those who must not show them."""
+    found = [config.auth.salt, *(k.key for k in config.auth.keys if k.key)]
+    for pool in config.pools.values():
+        found += [*pool.engine.headers.values(), *([pool.engine.api_key] if pool.engine.api_key else [])]
+    found += config.telemetry.tracing.otlp_headers.values()
+    return [value for secret in found if (value := secret.get_secret_value())]
+
+
+def _wall_s() -> float:
+    return time.time()  # noqa: TID251 - for people: when the models appeared

@@ -1,0 +1,58 @@
+"""What the server hands to the pipeline, and what the pipeline answers through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(slots=True)
+class Request:
+    """One whole request. Header names are in lower case; `headers` has the last of repeated ones."""
+
+    method: bytes
+    target: bytes
+    path: str
+    headers: dict[bytes, bytes]
+    raw_headers: list[tuple[bytes, bytes]]
+    body: bytes
+    client: str
+    http_1_0: bool = False
+
+
+class Flow(Protocol):
+    """The source behind a sink, told when the client cannot keep up."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Where an answer goes: a client's connection, or a recorder."""
+
+    @property
+    def started(self) -> bool:
+        """Whether the head is out; after that only the body can say that something went wrong."""
+        ...
+
+    @property
+    def bytes_out(self) -> int:
+        """Body bytes written."""
+        ...
+
+    def start(self, status: int, header_lines: bytes, length_bytes: int | None = None) -> None:
+        """Send the head. `header_lines`: ready lines, each ended by CRLF. Without a length the body ends at `end`."""
+        ...
+
+    def write(self, payload: bytes, framed: bytes | None = None) -> None:
+        """Send a piece of the body. `framed`: the same piece as one HTTP/1.1 chunk, if the caller has it."""
+        ...
+
+    def end(self) -> None:
+        """The body is complete. Idempotent."""
+        ...
+
+    def bind(self, flow: Flow | None) -> None:
+        """Who to slow down when the client reads too slowly; None: nobody any more."""
+        ...

@@ -1,0 +1,161 @@
+"""The OpenAPI document: shapes of our own answers, and the model calls, which no framework sees."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+
+Json = dict[str, Any]
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """Every error has this shape."""
+
+    error: ErrorDetail
+
+
+class Health(BaseModel):
+    status: Literal["ok", "draining"]
+    available_replicas: dict[str, int] | None = None
+    """Per deployment: replicas that requests may go to."""
+
+
+class Model(BaseModel):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+
+
+class ModelList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Version(BaseModel):
+    version: str
+
+
+class _Call(BaseModel):
+    """Whatever is not listed here passes to the engine untouched."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(min_length=1, description="A deployment, as GET /v1/models lists them.")
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    include_usage: bool | None = None
+
+
+class ChatCall(_Call):
+    messages: list[Json]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    n: int | None = None
+    tools: list[Json] | None = None
+    response_format: Json | None = None
+
+
+class CompletionCall(_Call):
+    prompt: str | list[str] | list[int] | list[list[int]]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    n: int | None = None
+
+
+class EmbeddingCall(_Call):
+    input: str | list[str] | list[int] | list[list[int]]
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+
+
+class TokenizeCall(_Call):
+    """Either `prompt` or `messages`."""
+
+    prompt: str | None = None
+    messages: list[Json] | None = None
+    add_special_tokens: bool | None = None
+
+
+class DetokenizeCall(_Call):
+    tokens: list[int]
+
+
+_CALLS: dict[str, tuple[str, type[BaseModel], bool]] = {
+    "/v1/chat/completions": ("Answer a conversation", ChatCall, True),
+    "/v1/completions": ("Continue a text", CompletionCall, True),
+    "/v1/embeddings": ("Turn text into vectors", EmbeddingCall, False),
+    "/tokenize": ("Turn a prompt or a conversation into tokens, as the model does", TokenizeCall, False),
+    "/detokenize": ("Turn tokens into text", DetokenizeCall, False),
+}
+
+_ERRORS = {
+    400: "The request is wrong",
+    401: "No valid API key",
+    403: "The key may not call this model",
+    404: "No such model",
+    408: "The request did not arrive in time",
+    409: "Conflict",
+    413: "The body is too large",
+    429: "Over a limit; `retry-after` says how long to wait",
+    431: "The headers are too large",
+    502: "The engine failed",
+    503: "The engines are full or away; `retry-after` says how long to wait",
+    504: "The engine gave no answer in time",
+}
+
+
+def complete(api: FastAPI) -> None:
+    """Make `api.openapi()` describe the model calls and the API keys too."""
+    framework = api.openapi
+
+    def openapi() -> Json:
+        if api.openapi_schema is None:
+            document = framework()
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            for path, (summary, body, streams) in _CALLS.items():
+                document["paths"][path] = {"post": _operation(path, summary, _schema(body, schemas), streams)}
+        return api.openapi_schema or document
+
+    api.openapi = openapi  # type: ignore[method-assign]
+
+
+def _schema(model: type[BaseModel], schemas: Json) -> Json:
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(schema.pop("$defs", {}))
+    schemas[model.__name__] = schema
+    return {"$ref": f"#/components/schemas/{model.__name__}"}
+
+
+def _operation(path: str, summary: str, schema: Json, streams: bool) -> Json:
+    answer: Json = {"application/json": {"schema": {"type": "object"}}}
+    if streams:
+        answer["text/event-stream"] = {"schema": {"type": "string"}}
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+    responses: Json = {"200": {"description": "The engine's answer", "content": answer}}
+    responses.update({str(status): {"description": text, "content": error} for status, text in _ERRORS.items()})
+    return {
+        "tags": ["models"],
+        "summary": summary,
+        "operationId": path.removeprefix("/v1").strip("/").replace("/", "_"),
+        "security": [{"key": []}],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": responses,
+    }

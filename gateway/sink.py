@@ -1,0 +1,38 @@
+"""Sinks that are no client's connection."""
+
+from __future__ import annotations
+
+from gateway.http import Flow, Sink
+
+
+class Recorder:
+    """Passes an answer on and keeps a copy of its body, but for comments. Implements `Sink`."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._pieces: list[bytes] = []
+
+    @property
+    def started(self) -> bool:
+        return self._sink.started
+
+    @property
+    def bytes_out(self) -> int:
+        return self._sink.bytes_out
+
+    def start(self, status: int, header_lines: bytes, length_bytes: int | None = None) -> None:
+        self._sink.start(status, header_lines, length_bytes)
+
+    def write(self, payload: bytes, framed: bytes | None = None) -> None:
+        if not payload.startswith(b":"):
+            self._pieces.append(payload)
+        self._sink.write(payload, framed)
+
+    def end(self) -> None:
+        self._sink.end()
+
+    def bind(self, flow: Flow | None) -> None:
+        self._sink.bind(flow)
+
+    def body(self) -> bytes:
+        return b"".join(self._pieces)

@@ -1,0 +1,184 @@
+"""Server-sent events of an OpenAI stream: bytes in, whole events out. No socket, no clock.
+
+`EventFilter` passes bytes as they come but for two things: a partial event is held until its end (no client could
+read it any earlier), and the usage event that the gateway asked for is taken out again if the client did not ask.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import msgspec
+
+from gateway.record import Usage
+
+MAX_EVENT_BYTES = 8 * 1024 * 1024
+DONE = b"[DONE]"
+
+_END_OF_EVENT = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_END_OF_LINE = re.compile(rb"\r\n|\n|\r")
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = 0
+
+
+class _CompletionDetails(msgspec.Struct):
+    reasoning_tokens: int | None = 0
+
+
+class UsageView(msgspec.Struct):
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+    def usage(self) -> Usage:
+        prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
+        return Usage(
+            prompt_tokens=self.prompt_tokens or 0,
+            completion_tokens=self.completion_tokens or 0,
+            cached_tokens=(prompt.cached_tokens or 0) if prompt else 0,
+            reasoning_tokens=(completion.reasoning_tokens or 0) if completion else 0,
+        )
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: msgspec.Raw = msgspec.Raw(b"")
+    function_call: msgspec.Raw = msgspec.Raw(b"")
+
+    @property
+    def says_something(self) -> bool:
+        return bool(
+            self.content
+            or self.reasoning_content
+            or self.reasoning
+            or self.refusal
+            or bytes(self.tool_calls) not in (b"", b"null", b"[]")
+            or bytes(self.function_call) not in (b"", b"null")
+        )
+
+
+class _Choice(msgspec.Struct):
+    delta: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: UsageView | None = None
+    error: msgspec.Raw = msgspec.Raw(b"")
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+@dataclass(slots=True)
+class Feed:
+    """What came of one piece of a stream.
+
+    out:     bytes for the client: whole events only.
+    content: whether some event said something (token text, tool call, reasoning).
+    error:   the JSON of an error event; the stream ends there, and `out` holds what came before it.
+    """
+
+    out: bytes = b""
+    content: bool = False
+    error: bytes | None = None
+
+
+@dataclass(slots=True)
+class EventFilter:
+    """The state of one stream.
+
+    strip_usage: take out an event that has usage and no choices.
+    """
+
+    strip_usage: bool
+    held: bytes = b""
+    usage: Usage | None = None
+    finish_reason: str = ""
+    events: int = 0
+    done: bool = False
+    _out: list[bytes] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the engine said that it had finished."""
+        return self.done or bool(self.finish_reason)
+
+    def feed(self, payload: bytes) -> Feed:
+        """Take the next piece.
+
+        Raises:
+            ValueError: an event is larger than `MAX_EVENT_BYTES`.
+        """
+        buffer = self.held + payload if self.held else payload
+        result = Feed()
+        self._out.clear()
+        position = 0
+        for match in _END_OF_EVENT.finditer(buffer, max(0, len(self.held) - 3)):
+            if match.end() <= position:
+                continue
+            event = buffer[position : match.end()]
+            position = match.end()
+            if not self._take(event, result):
+                break
+        self.held = buffer[position:] if position else buffer
+        if len(self.held) > MAX_EVENT_BYTES:
+            raise ValueError(f"the engine sent an event of over {MAX_EVENT_BYTES} bytes")
+        result.out = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+        return result
+
+    def _take(self, event: bytes, result: Feed) -> bool:
+        """Read one event; False if the stream ends with it as a failure."""
+        data = event_data(event)
+        if not data:
+            self._out.append(event)
+            return True
+        self.events += 1
+        if data == DONE:
+            self.done = True
+            self._out.append(event)
+            return True
+        try:
+            chunk = _decode_chunk(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            # Not ours to judge: an engine may send what the client knows and we do not.
+            self._out.append(event)
+            return True
+        return self._read_chunk(chunk, event, data, result)
+
+    def _read_chunk(self, chunk: _Chunk, event: bytes, data: bytes, result: Feed) -> bool:
+        if bytes(chunk.error) not in (b"", b"null") and not chunk.choices:
+            result.error = data
+            return False
+        if chunk.usage is not None:
+            self.usage = chunk.usage.usage()
+            if self.strip_usage and not chunk.choices:
+                return True
+        for choice in chunk.choices or ():
+            if choice.finish_reason:
+                self.finish_reason = choice.finish_reason
+            if choice.text or (choice.delta is not None and choice.delta.says_something):
+                result.content = True
+        self._out.append(event)
+        return True
+
+
+def event_data(event: bytes) -> bytes:
+    """The joined `data` lines of one event, as the SSE specification has it; empty for a comment."""
+    if event.startswith(b"data: ") and event.count(b"\n") == 2 and b"\r" not in event:
+        return event[6:-2]
+    values: list[bytes] = []
+    for line in _END_OF_LINE.split(event):
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            values.append(value.removeprefix(b" "))
+    return b"\n".join(values)

@@ -1,0 +1,232 @@
+"""What an engine's answer or failure means for the caller (A09) and for the engine's standing.
+
+The one place where engines' statuses, bodies and exceptions become errors of ours.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+
+import msgspec
+
+from engines.base import EngineDied, EngineError, EngineTimeout, EngineUnreachable, Operation
+from gateway.errors import (
+    ApiError,
+    BodyTooLarge,
+    Conflict,
+    InvalidRequest,
+    NoHealthyBackend,
+    Overloaded,
+    RateLimited,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
+from gateway.record import Usage
+from gateway.sse import UsageView
+
+MAX_MESSAGE_CHARS = 2000
+_CONTEXT_LENGTH = re.compile(
+    r"maximum context length|context_length_exceeded|exceeds? the (?:available )?context|context (?:window|size)"
+    r"|max_model_len|longer than the maximum model length",
+    re.IGNORECASE,
+)
+
+
+class Outcome(enum.StrEnum):
+    """What an attempt says about the replica that it went to."""
+
+    FINE = "fine"
+    """It works; if it refused, then no other replica would say otherwise (R05)."""
+    FULL = "full"
+    """Busy, not broken: another replica may have room."""
+    BROKEN = "broken"
+    """The breaker counts it, and another replica may do better."""
+    ABANDONED = "abandoned"
+    """Nothing: the client went away first."""
+
+
+class Rejection(Exception):
+    """An engine's answer that is no answer to the caller's question."""
+
+    def __init__(self, error: ApiError, outcome: Outcome) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.outcome = outcome
+
+
+class _ErrorBody(msgspec.Struct):
+    message: msgspec.Raw = msgspec.Raw(b"")
+    code: msgspec.Raw = msgspec.Raw(b"")
+    param: msgspec.Raw = msgspec.Raw(b"")
+    type: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Failure(msgspec.Struct):
+    """The shapes seen: {"error": {...}}, {"error": "text"}, vLLM's older flat one, FastAPI's {"detail": ...}."""
+
+    error: msgspec.Raw = msgspec.Raw(b"")
+    message: msgspec.Raw = msgspec.Raw(b"")
+    code: msgspec.Raw = msgspec.Raw(b"")
+    param: msgspec.Raw = msgspec.Raw(b"")
+    detail: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Whole(msgspec.Struct):
+    error: msgspec.Raw = msgspec.Raw(b"")
+    choices: list[_WholeChoice] | None = None
+    data: list[msgspec.Raw] | None = None
+    usage: UsageView | None = None
+
+
+class _WholeChoice(msgspec.Struct):
+    message: msgspec.Raw = msgspec.Raw(b"")
+    text: msgspec.Raw = msgspec.Raw(b"")
+    finish_reason: str | None = None
+
+
+_decode_failure = msgspec.json.Decoder(_Failure).decode
+_decode_error_body = msgspec.json.Decoder(_ErrorBody).decode
+_decode_whole = msgspec.json.Decoder(_Whole).decode
+_ABSENT = (b"", b"null")
+
+
+def check_whole(operation: Operation, body: bytes) -> tuple[Usage | None, str]:
+    """Usage and finish reason of a whole successful answer.
+
+    Raises:
+        Rejection: the body is an error, or no answer to `operation`, in spite of its 2xx.
+    """
+    try:
+        answer = _decode_whole(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        failed = UpstreamFailed(
+            "The engine's answer is not valid JSON of the expected shape.", code="upstream_bad_body"
+        )
+        raise Rejection(failed, Outcome.BROKEN) from error
+    if bytes(answer.error) not in _ABSENT:
+        raise rejection(operation, 502, {}, body)
+    if not _answers(operation, answer):
+        failed = UpstreamFailed("The engine answered without a result.", code="upstream_empty_answer")
+        raise Rejection(failed, Outcome.BROKEN)
+    usage = answer.usage.usage() if answer.usage is not None else None
+    reason = answer.choices[0].finish_reason if answer.choices else None
+    return usage, reason or ""
+
+
+def _answers(operation: Operation, answer: _Whole) -> bool:
+    if operation is Operation.CHAT:
+        return bool(answer.choices) and all(bytes(c.message) not in _ABSENT for c in answer.choices or ())
+    if operation is Operation.COMPLETIONS:
+        return bool(answer.choices) and all(bytes(c.text) not in _ABSENT for c in answer.choices or ())
+    if operation is Operation.EMBEDDINGS:
+        return answer.data is not None
+    return True
+
+
+def rejection(operation: Operation, status: int, headers: dict[bytes, bytes], body: bytes) -> Rejection:
+    """What an answer that is not 2xx, or is an error in a 2xx, means."""
+    message, code, param = _read_failure(body)
+    said = f": {message}" if message else "."
+    if status in (400, 422):
+        return Rejection(_bad_request(message or "The engine refused the request.", code, param), Outcome.FINE)
+    if status == 413:
+        return Rejection(BodyTooLarge(f"The engine refused the request as too large{said}"), Outcome.FINE)
+    if status == 409:
+        return Rejection(Conflict(f"The engine reports a conflict{said}"), Outcome.FINE)
+    if status == 501 or (status in (404, 405) and "model" not in message.lower()):
+        error: ApiError = InvalidRequest(
+            f"The engine behind this model does not offer /{operation}{said}", code="unsupported_operation"
+        )
+        return Rejection(error, Outcome.FINE)
+    if status == 429:
+        error = RateLimited(f"The engine is over its rate limit{said}", retry_after_s=_retry_after_s(headers))
+        return Rejection(error, Outcome.FULL)
+    if status in (503, 529):
+        error = Overloaded(f"The engine is full{said}", retry_after_s=_retry_after_s(headers))
+        return Rejection(error, Outcome.FULL)
+    return _engine_fault(status, said)
+
+
+def _engine_fault(status: int, said: str) -> Rejection:
+    if status in (401, 403):
+        text = "The engine refused the gateway's credentials; check `engine.api_key` of the pool."
+        return Rejection(UpstreamFailed(text, code="upstream_auth"), Outcome.BROKEN)
+    if status in (404, 405):
+        text = f"The engine does not know the model that the gateway asked for; check `model` of the variant{said}"
+        return Rejection(UpstreamFailed(text, code="upstream_model_not_found"), Outcome.BROKEN)
+    if status in (408, 504):
+        return Rejection(UpstreamTimeout(f"The engine timed out{said}"), Outcome.BROKEN)
+    if 400 < status < 500:
+        return Rejection(InvalidRequest(f"The engine refused the request (status {status}){said}"), Outcome.FINE)
+    return Rejection(UpstreamFailed(f"The engine failed (status {status}){said}"), Outcome.BROKEN)
+
+
+def _bad_request(message: str, code: str, param: str | None) -> InvalidRequest:
+    if _CONTEXT_LENGTH.search(message) or _CONTEXT_LENGTH.search(code):
+        return InvalidRequest(message, code="context_length_exceeded", param=param or "messages")
+    return InvalidRequest(message, code=code if code and not code.isdigit() else None, param=param)
+
+
+def from_stream_error(operation: Operation, data: bytes) -> Rejection:
+    """What an error event in a stream means; engines put the status they would have sent into `code`."""
+    _, code, _ = _read_failure(data)
+    status = int(code) if code.isdigit() and 400 <= int(code) < 600 else 502
+    return rejection(operation, status, {}, data)
+
+
+def from_engine_error(error: EngineError) -> ApiError:
+    if isinstance(error, EngineTimeout):
+        return UpstreamTimeout(f"The engine gave {error}.", code=f"{error.phase}_timeout")
+    if isinstance(error, EngineUnreachable):
+        return NoHealthyBackend("No engine of this deployment can be reached.")
+    if isinstance(error, EngineDied):
+        return UpstreamFailed("The engine died before its answer was complete.", code="upstream_died")
+    return UpstreamFailed("The engine's answer broke its protocol.", code="upstream_protocol_error")
+
+
+def _retry_after_s(headers: dict[bytes, bytes]) -> float:
+    for name, per_second in ((b"retry-after-ms", 1000.0), (b"retry-after", 1.0)):
+        try:
+            wait_s = float(headers[name]) / per_second
+        except (KeyError, ValueError):
+            continue
+        if 0 <= wait_s < 1e9:
+            return wait_s
+    return 1.0
+
+
+def _read_failure(body: bytes) -> tuple[str, str, str | None]:
+    """(message, code, param) out of whatever shape an error body has; empty if it has none."""
+    try:
+        failure = _decode_failure(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _text(body), "", None
+    try:
+        inner = _decode_error_body(failure.error)
+    except msgspec.DecodeError:
+        message = _string(failure.error) or _string(failure.message) or _string(failure.detail)
+        return message, _string(failure.code), _string(failure.param) or None
+    code = _string(inner.code)
+    if not code or code.isdigit():
+        # llama.cpp keeps the status in `code` and what programs want in `type`.
+        kind = _string(inner.type)
+        code = kind if kind == "exceed_context_size_error" else code
+    return _string(inner.message), code, _string(inner.param) or None
+
+
+def _string(raw: msgspec.Raw) -> str:
+    text = bytes(raw)
+    if text in _ABSENT:
+        return ""
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return value[:MAX_MESSAGE_CHARS] if isinstance(value, str) else text.decode(errors="replace")[:MAX_MESSAGE_CHARS]
+
+
+def _text(body: bytes) -> str:
+    """A plain-text error; a page of HTML says nothing to an API's caller."""
+    text = body[:MAX_MESSAGE_CHARS].decode(errors="replace").strip()
+    return "" if text.startswith("<") or not text.isprintable() else text

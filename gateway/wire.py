@@ -1,0 +1,98 @@
+"""The few fields of an OpenAI body that the gateway reads; everything else passes through untouched."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import msgspec
+
+from engines.base import Operation
+from gateway.errors import InvalidRequest
+from gateway.http import Request
+
+_AT_FIELD = re.compile(r"\$\.([A-Za-z_]+)")
+_STREAMED = (Operation.CHAT, Operation.COMPLETIONS)
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Body(msgspec.Struct):
+    model: str = ""
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+
+
+_decode_body = msgspec.json.Decoder(_Body).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a caller asks.
+
+    model:       the deployment name as the caller wrote it.
+    wants_usage: the caller asked for usage in the stream.
+    """
+
+    operation: Operation
+    model: str
+    stream: bool
+    wants_usage: bool
+    body: bytes
+
+    @property
+    def adds_usage(self) -> bool:
+        """Whether the gateway asks the engine for usage that the caller did not ask for (A06)."""
+        return self.stream and not self.wants_usage
+
+
+def read_call(operation: Operation, request: Request) -> Call:
+    """The call in a request.
+
+    Raises:
+        InvalidRequest: the body is no JSON object, or a field that the gateway reads has the wrong type.
+    """
+    coding = request.headers.get(b"content-encoding", b"identity").lower()
+    if coding != b"identity":
+        raise InvalidRequest(
+            f"Content-encoding {coding.decode('latin-1')!r} is not supported; send the body uncompressed.",
+            code="unsupported_content_encoding",
+        )
+    try:
+        body = _decode_body(request.body)
+    except msgspec.ValidationError as error:
+        raise _wrong_type(error) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        message = f"The body could not be read as JSON: {error or type(error).__name__}."
+        raise InvalidRequest(message, code="invalid_json") from None
+    if not body.model:
+        message = "The body names no model: set `model` to one of those that GET /v1/models lists."
+        raise InvalidRequest(message, code="missing_required_parameter", param="model")
+    stream = bool(body.stream) and operation in _STREAMED
+    options = body.stream_options
+    wants_usage = options is not None and bool(options.include_usage)
+    return Call(operation, body.model, stream, wants_usage, request.body)
+
+
+def body_for(call: Call, engine_model: str) -> bytes:
+    """The body as the engine is to see it: its own model name, and usage asked for. All other bytes of values stay."""
+    if call.model == engine_model and not call.adds_usage:
+        return call.body
+    fields = _decode_fields(call.body)
+    fields["model"] = msgspec.Raw(msgspec.json.encode(engine_model))
+    if call.adds_usage:
+        given = fields.get("stream_options")
+        options = _decode_fields(given) if given is not None and bytes(given) != b"null" else {}
+        options["include_usage"] = msgspec.Raw(b"true")
+        fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
+    return msgspec.json.encode(fields)
+
+
+def _wrong_type(error: msgspec.ValidationError) -> InvalidRequest:
+    match = _AT_FIELD.search(str(error))
+    if match is None:
+        return InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    return InvalidRequest(f"Wrong type: {error}.", code="invalid_type", param=match[1])

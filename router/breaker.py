@@ -1,0 +1,68 @@
+"""A circuit breaker: keeps traffic from a replica that fails, and lets one request at a time find out if it is back."""
+
+from __future__ import annotations
+
+import enum
+
+
+class BreakerState(enum.StrEnum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Breaker:
+    """Pure: every method takes the present as monotonic seconds.
+
+    threshold: consecutive failures that open it.
+    first_wait_s, max_wait_s: how long it stays open; doubled after each failed probe.
+    """
+
+    __slots__ = ("_failures", "_first_wait_s", "_max_wait_s", "_open_until_s", "_probing", "_threshold", "_wait_s")
+
+    def __init__(self, threshold: int = 3, first_wait_s: float = 0.5, max_wait_s: float = 15.0) -> None:
+        self._threshold = threshold
+        self._first_wait_s = first_wait_s
+        self._max_wait_s = max_wait_s
+        self._failures = 0
+        self._wait_s = first_wait_s
+        self._open_until_s = 0.0
+        self._probing = False
+
+    def __repr__(self) -> str:
+        return f"<Breaker failures={self._failures} probing={self._probing} open_until_s={self._open_until_s:.3f}>"
+
+    def state(self, now_s: float) -> BreakerState:
+        if self._failures < self._threshold:
+            return BreakerState.CLOSED
+        return BreakerState.OPEN if now_s < self._open_until_s else BreakerState.HALF_OPEN
+
+    def allows(self, now_s: float) -> bool:
+        """Whether a request may go to the replica now."""
+        return self._failures < self._threshold or (now_s >= self._open_until_s and not self._probing)
+
+    def retry_after_s(self, now_s: float) -> float:
+        """How long until a request may go to the replica."""
+        return 0.0 if self.allows(now_s) else max(0.0, self._open_until_s - now_s)
+
+    def sent(self) -> None:
+        """A request goes to the replica; if the breaker is not closed, it is the probe."""
+        if self._failures >= self._threshold:
+            self._probing = True
+
+    def succeeded(self) -> None:
+        self._failures = 0
+        self._probing = False
+        self._wait_s = self._first_wait_s
+
+    def failed(self, now_s: float) -> None:
+        if self._probing:
+            self._wait_s = min(self._wait_s * 2, self._max_wait_s)
+        self._probing = False
+        self._failures += 1
+        if self._failures >= self._threshold:
+            self._open_until_s = now_s + self._wait_s
+
+    def abandoned(self) -> None:
+        """The request said nothing about the replica: it was cancelled, or the replica was full."""
+        self._probing = False
