@@ -43,6 +43,7 @@ class Generation:
         self._step = 0
         self._hung = False
         self._late_head = b""
+        self._opening: list[bytes] = []
 
     def submit(self) -> bool:
         """Queue it. False: the queue is full, and nothing has happened."""
@@ -107,8 +108,10 @@ class Generation:
         elif plan.malformed is Malformed.BAD_JSON:
             body = body[:-2] + b"]]"
         half = body[: len(body) // 2]
-        if plan.malformed in (Malformed.NO_TERMINATOR, Malformed.WRONG_LENGTH):
+        if plan.malformed is Malformed.NO_TERMINATOR:
             self._fault(head(200, plan.headers, length=len(body) + 10) + body)
+        elif plan.malformed is Malformed.WRONG_LENGTH:
+            self._last_write(head(200, plan.headers, length=len(body) - 10) + body)
         elif plan.malformed is Malformed.BAD_CHUNK:
             self._fault(head(200, plan.headers) + chunk(half) + b"zz\r\n" + body)
         elif plan.die_after is not None:
@@ -149,7 +152,7 @@ class Generation:
             self._events([b"data: " + msgspec.json.encode({"error": _ERROR}) + b"\n\n", DONE])
             self._end_stream()
         else:
-            self._events(self._reply.opening())
+            self._opening = self._reply.opening()
             self._connection.on_writable = self._writable
             self._tick()
 
@@ -158,7 +161,7 @@ class Generation:
         plan, steps = self._plan, self._reply.steps
         self._timer = None
         last = min(steps, self._step + (1 if plan.itl_s else _BURST))
-        events: list[bytes] = []
+        events, self._opening = self._opening, []
         first = self._step
         while self._step < last and not self._stops_here():
             events += self._spoiled(self._reply.step(self._step))
@@ -289,7 +292,8 @@ class Generation:
         if outcome == "completed" and self._reply.steps:
             metrics = self._engine.metrics
             metrics.e2e.observe(self._loop.time() - self._arrived_s)
-            metrics.successes["stop"] = metrics.successes.get("stop", 0) + 1
+            reason = self._reply.finish_reason
+            metrics.successes[reason] = metrics.successes.get(reason, 0) + 1
         self._out.then(end or self._connection.finish)
         self._leave(outcome)
 

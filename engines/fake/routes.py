@@ -29,6 +29,7 @@ from engines.fake.wire import (
 )
 
 VERSION = "0.32.0"
+_MAX_N = 128
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -72,7 +73,7 @@ class ModelApi:
             self._guard(request)
             handler(connection, request)
         except Refusal as refusal:
-            state.counters.refused += 1
+            state.counters.refused += request.path in self._model_paths
             connection.send(refusal.status, refusal.body())
         state.watch.changed()
 
@@ -136,9 +137,10 @@ class ModelApi:
         asked = parse(request.body, ChatRequest, refuse_unknown=self._state.options.refuse_unknown_fields)
         if not asked.messages:
             raise Refusal(400, "`messages` must not be empty", "BadRequestError", "messages")
+        _check_n(asked.n)
         text = asked.prompt()
         prompt = split_tokens(text)
-        limit = self._limit(len(prompt), asked.max_completion_tokens or asked.max_tokens)
+        limit = self._limit(len(prompt), _first(asked.max_completion_tokens, asked.max_tokens))
         plan = self._plan(request, asked.fake)
         choices = make_choices(asked, plan, text, limit, self._state.options.seed)
         usage = Usage(len(prompt), sum(choice.tokens for choice in choices))
@@ -150,9 +152,10 @@ class ModelApi:
 
     def _complete(self, connection: Connection, request: Request) -> None:
         asked = parse(request.body, CompletionRequest, refuse_unknown=self._state.options.refuse_unknown_fields)
+        _check_n(asked.n)
         texts = _texts(asked.prompt)
         prompts = [split_tokens(text) for text in texts]
-        limit = self._limit(max(map(len, prompts)), asked.max_tokens if asked.max_tokens is not None else 16)
+        limit = self._limit(max(map(len, prompts)), _first(asked.max_tokens, 16))
         plan = self._plan(request, asked.fake)
         choices: list[Choice] = []
         for text in texts:
@@ -173,7 +176,7 @@ class ModelApi:
         texts = _texts(asked.input)
         prompts = [split_tokens(text) for text in texts]
         for prompt in prompts:
-            self._limit(len(prompt), 0)
+            self._fits(len(prompt), 0)
         tokens = [token for prompt in prompts for token in prompt]
         dims = asked.dimensions or state.options.embedding_dims
         reply = EmbeddingReply(
@@ -223,19 +226,30 @@ class ModelApi:
         """The tokens that an answer may have.
 
         Raises:
-            Refusal: the prompt, or the prompt and the answer asked for, are longer than the context.
+            Refusal: the limit asked for is not positive, or too long with the prompt.
         """
-        longest = self._state.options.max_model_len
-        wanted = max_tokens or 0
-        if max_tokens is not None and max_tokens < 0:
+        if max_tokens is not None and max_tokens < 1:
             raise Refusal(400, f"max_tokens must be at least 1, got {max_tokens}.", "BadRequestError", "max_tokens")
+        self._fits(prompt_tokens, max_tokens or 0)
+        return max_tokens or self._state.options.max_model_len - prompt_tokens
+
+    def _fits(self, prompt_tokens: int, wanted: int) -> None:
+        longest = self._state.options.max_model_len
         if prompt_tokens + max(wanted, 1) > longest:
             message = (
                 f"This model's maximum context length is {longest} tokens. However, you requested {wanted} output "
                 f"tokens and your prompt contains {prompt_tokens} input tokens. Please reduce the length of either one."
             )
             raise Refusal(400, message, "BadRequestError", "input_tokens")
-        return wanted or longest - prompt_tokens
+
+
+def _first(*values: int | None) -> int | None:
+    return next((value for value in values if value is not None), None)
+
+
+def _check_n(n: int | None) -> None:
+    if n is not None and not 1 <= n <= _MAX_N:
+        raise Refusal(400, f"n must be from 1 to {_MAX_N}, got {n}.", "BadRequestError", "n")
 
 
 class Unauthorized(Refusal):

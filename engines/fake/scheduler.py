@@ -76,7 +76,8 @@ class Scheduler:
     def submit(self, job: Job) -> bool:
         """Run the job when its turn comes. False: the queue is full."""
         limit = self.options.max_queue
-        if limit is not None and len(self._waiting) >= limit and not (limit == 0 and self._fits(job)):
+        must_wait = bool(self._waiting) or not self._fits(job)
+        if must_wait and limit is not None and len(self._waiting) >= limit:
             return False
         job.state = JobState.WAITING
         self._waiting[job] = None

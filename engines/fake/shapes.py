@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import struct
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Protocol
 from zlib import crc32
 
@@ -39,6 +40,11 @@ class Reply(Protocol):
 
     usage: Usage
     show_usage: bool
+
+    @property
+    def finish_reason(self) -> str:
+        """Of the first choice."""
+        ...
 
     @property
     def steps(self) -> int:
@@ -82,6 +88,7 @@ class _Generated:
         self.logprobs = logprobs
         self.include_usage = include_usage
         self.steps = max((choice.tokens for choice in choices), default=0)
+        self.finish_reason = choices[0].finish_reason
 
     def _start(self, kind: str) -> bytes:
         head = self.head
@@ -198,6 +205,7 @@ class EmbeddingReply:
     """Vectors made from the text's checksum, each of length 1 in one direction: equal texts, equal vectors."""
 
     steps = 0
+    finish_reason = "stop"
 
     def __init__(self, head: Head, texts: list[str], usage: Usage, *, dims: int, as_base64: bool) -> None:
         self.head = head
@@ -257,7 +265,7 @@ def _chat_logprobs(pieces: list[str], top: int) -> dict[str, object]:
 
 
 def _text_logprobs(pieces: list[str], top: int) -> dict[str, object]:
-    offsets = [sum(map(len, pieces[:i])) for i in range(len(pieces))]
+    offsets = list(accumulate(map(len, pieces[:-1]), initial=0))
     chances = [_logprob(piece) for piece in pieces]
     tops = [{piece: chance} for piece, chance in zip(pieces, chances, strict=True)]
     return {

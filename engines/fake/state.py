@@ -24,7 +24,7 @@ class Counters:
 
     requests: int = 0
     arrived: int = 0
-    """Since the last hold, release of the gate's count, or reset."""
+    """Since the last hold or reset; refused ones too."""
     completed: int = 0
     refused: int = 0
     """Answered with an error that was the caller's fault, or 503 for a full queue."""
