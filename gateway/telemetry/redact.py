@@ -13,10 +13,11 @@ SHORTEST: Final = 6
 _LOOKS_SECRET: Final = re.compile(
     r"""
     (?P<keep>
-        \b(?:bearer|basic)\s+
-      | \b(?:x-)?(?:api[_-]?key|access[_-]?token|authorization|password|secret)["']?\s*[:=]\s*["']?
+        \bauthorization["']?\s*[:=]\s*["']?(?:(?:bearer|basic)\s+)?
+      | \b(?:bearer|basic)\s+(?=[^\s"',;]*\d)
+      | \b(?:x-)?(?:api[_-]?key|access[_-]?token|password|secret)["']?\s*[:=]\s*["']?
       | ://[^\s/:@"]*:(?=[^\s/@"]+@)
-    )(?!bearer\b|basic\b)[^\s"',;&@}]{4,}
+    )[^\s"',;&@}]{4,}
     | \b(?:sk|pk|rk|hr|gsk|xai|ghp|gho|ghs|glpat|hf)[-_][A-Za-z0-9_-]{10,}
     | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*
     | \b(?:AKIA|ASIA)[A-Z0-9]{16}\b

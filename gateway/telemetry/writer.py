@@ -72,8 +72,6 @@ class LineWriter:
         if self._thread.is_alive():
             self._refused += self._lines.qsize()
             logger.warning("the access log %s is not being read: its last lines are lost", self._path)
-        elif self._path != "-":
-            os.close(self._fd)
 
     def _open(self) -> int:
         if self._path == "-":
@@ -88,6 +86,8 @@ class LineWriter:
             self._stop.wait(GATHER_S)
             self._write_batch([first, *self._drain()])
         self._write_batch(self._drain())
+        if self._path != "-":
+            os.close(self._fd)
 
     def _drain(self) -> list[bytes]:
         return [self._lines.get_nowait() for _ in range(self._lines.qsize())]
