@@ -26,6 +26,8 @@ class Section(BaseModel):
 
 
 class Tls(Section):
+    """A certificate and its key."""
+
     cert: str
     """Path of the certificate chain, PEM."""
     key: str
@@ -81,6 +83,8 @@ class Key(Section):
 
 
 class Auth(Section):
+    """Who may call."""
+
     salt: SecretStr = SecretStr("")
     """Mixed into every key hash. Changing it invalidates all hashes."""
     keys: list[Key] = []
@@ -114,6 +118,7 @@ class Pool(Section):
     """The replicas of one variant at one site: either `urls`, or engines that the gateway starts itself."""
 
     engine: EngineOptions = EngineOptions()
+    """What the replicas are."""
     urls: list[BaseUrl] = []
     """Base URLs of running replicas; a `/v1` at the end is taken off."""
     replicas: Annotated[int, Field(ge=1, le=64)] = 1
@@ -152,16 +157,20 @@ class Deployment(Section):
     """A model name that callers ask for."""
 
     variants: Annotated[dict[Name, Variant], Field(min_length=1)]
+    """Builds of the model, by a name of your choice; traffic is shared between them by weight."""
     aliases: list[Name] = []
     """Other names for the same deployment."""
     policy: Literal["least_requests", "round_robin", "random"] = "least_requests"
     """How a replica is chosen."""
     timeouts: TimeoutOptions = TimeoutOptions()
+    """How long to wait for the engines."""
     attempts: Annotated[int, Field(ge=1, le=10)] = 3
     """Replicas tried at most for one request, before its first byte."""
 
 
 class AccessLog(Section):
+    """One line for each request."""
+
     format: Literal["json", "pretty", "off"] = "json"
     """json: one object a line; pretty: for terminals."""
     path: str = "-"
@@ -169,6 +178,8 @@ class AccessLog(Section):
 
 
 class Tracing(Section):
+    """OpenTelemetry spans, sent by OTLP over HTTP."""
+
     otlp_endpoint: Url | None = None
     """OTLP/HTTP collector, such as http://127.0.0.1:4318; none: no spans, `traceparent` is passed on."""
     otlp_headers: dict[str, SecretStr] = {}
@@ -176,11 +187,16 @@ class Tracing(Section):
     sample: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of requests traced when the caller did not decide."""
     service_name: str = "headrace"
+    """`service.name` of the spans."""
 
 
 class Telemetry(Section):
+    """What the gateway tells of its work."""
+
     access_log: AccessLog = AccessLog()
+    """One line for each request."""
     tracing: Tracing = Tracing()
+    """OpenTelemetry spans."""
     max_tenants: Annotated[int, Field(ge=1, le=10_000)] = 100
     """Tenants with metric series of their own; the rest are summed as `other`."""
 
@@ -189,6 +205,7 @@ class Cache(Section):
     """Exact response cache: the same tenant, the same body, the same answer. Per worker, off by default."""
 
     enabled: bool = False
+    """Whether answers are kept at all."""
     max_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
     """Memory for cached answers, per worker."""
     ttl_s: Positive = 300.0
@@ -196,11 +213,17 @@ class Cache(Section):
 
 
 class Config(Section):
+    """The whole file."""
+
     server: Server = Server()
+    """Where the gateway listens, and what it takes from a client."""
     auth: Auth = Auth()
+    """Who may call."""
     pools: dict[Name, Pool] = {}
     """Replicas, by a name of your choice."""
     deployments: dict[Name, Deployment] = {}
     """Model names that callers may ask for."""
     telemetry: Telemetry = Telemetry()
+    """What the gateway tells of its work."""
     cache: Cache = Cache()
+    """Answers kept for the same request asked again."""

@@ -93,7 +93,7 @@ def _said(kind: str, ctx: Mapping[str, Any], details: ErrorDetails, path: KeyPat
         close = close if close.startswith("did") else ""
         return "{value} is not a choice", f"{close + ' ' if close else ''}it takes {', '.join(choices)}"
     if kind == "string_pattern_mismatch":
-        return _pattern(str(ctx["pattern"]))
+        return pattern_rule(str(ctx["pattern"]))
     if kind in {"too_short", "string_too_short"}:
         return "{value} is too short", f"it needs at least {ctx['min_length']}"
     if kind in {"too_long", "string_too_long"}:
@@ -106,7 +106,8 @@ def _said(kind: str, ctx: Mapping[str, Any], details: ErrorDetails, path: KeyPat
     return _wrong_type(details["input"], wanted, path)
 
 
-def _pattern(pattern: str) -> tuple[str, str]:
+def pattern_rule(pattern: str) -> tuple[str, str]:
+    """What a text that does not match `pattern` is not, as a message with `{value}`, and what would be right."""
     for start, message, hint in _PATTERNS:
         if pattern.startswith(start):
             return "{value} is " + message, hint

@@ -34,6 +34,11 @@ class _Stub(TyperCommand):
         return typer.main.get_command(single)
 
 
+def real_command(command: Any) -> Any:
+    """The command that a stub stands for; any other command itself."""
+    return command.load() if isinstance(command, _Stub) else command
+
+
 _LATER = (
     ("models", "Fetch models for the embedded engine, and see which there are.", "gateway.cli.models", "app"),
     ("fake-engine", "Run an engine for tests: no model, every fault.", "gateway.cli.fake_engine", "fake_engine"),
@@ -52,7 +57,7 @@ class _Root(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
-        return name, command.load() if isinstance(command, _Stub) else command, rest
+        return name, real_command(command), rest
 
 
 app = typer.Typer(
