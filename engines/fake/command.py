@@ -49,11 +49,10 @@ async def serve(options: FakeOptions, *, as_json: bool = False) -> None:
 
     from engines.fake.engine import FakeEngine
 
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     async with FakeEngine(options) as engine:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
         models = ", ".join(options.models)
         ready = {"url": engine.url, "port": engine.port, "pid": os.getpid(), "models": options.models}
         line = json.dumps(ready) if as_json else f"fake engine on {engine.url} serves {models}"

@@ -117,6 +117,11 @@ class FakeEngine:
         """As freshly started, but for requests in flight."""
         self.state.reset()
 
+    @property
+    def connections(self) -> frozenset[Connection]:
+        """Those that are open."""
+        return frozenset(self._connections)
+
     async def arrived(self, count: int = 1) -> None:
         """Wait until that many requests to the model have come since the last `hold`, `reset` or the start."""
         await self.state.watch.until(lambda: self.state.counters.arrived >= count)
