@@ -10,8 +10,6 @@ from gateway.telemetry.metrics import Labels, Registry, Values, observe
 
 GATEWAY: Final = "headrace"
 """`gen_ai_provider_name` of an answer that no engine had a part in."""
-UNNAMED_ERROR: Final = "_OTHER"
-"""What the conventions call an error type that is not in the list."""
 _REMEMBERED: Final = 4_096
 _DURATION: Final = series.REQUEST_DURATION.buckets
 _OVERHEAD: Final = series.OVERHEAD.buckets
@@ -39,7 +37,7 @@ class _Children:
         self.requests = registry.child(series.REQUESTS, (*owner, str(status), known))
         self.duration: Values | None = None
         if model[0]:
-            named = UNNAMED_ERROR if known == series.OTHER else known
+            named = series.UNNAMED_ERROR if known == series.OTHER else known
             self.duration = registry.child(series.REQUEST_DURATION, (*model, named))
 
     def tokens(self, kind: str) -> Values:

@@ -245,6 +245,7 @@ ERRORS: Final = frozenset(
         "invalid_json",
         "invalid_request",
         "invalid_type",
+        "malformed_http",
         "method_not_allowed",
         "missing_api_key",
         "missing_required_parameter",
@@ -272,7 +273,13 @@ ERRORS: Final = frozenset(
         "write_timeout",
     }
 )
-"""Values of the labels `error` and `error_type`: the gateway's own codes. What engines make up counts as `other`."""
+"""Values of the labels `error` and `error_type`: the gateway's own codes, because engines make up theirs.
+
+Any other counts as `other`, and in the metrics and spans of the conventions as `_OTHER`.
+"""
+
+UNNAMED_ERROR: Final = "_OTHER"
+"""What the conventions call an error type that has no name of its own."""
 
 OWN_ERRORS: Final = frozenset({"internal_error", "shutting_down", "total_timeout", "write_timeout"})
 """Errors with which the gateway itself ends a stream that the engine would have gone on with."""

@@ -13,7 +13,7 @@ from gateway.record import Record
 from gateway.telemetry import series
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.meters import Meters
-from gateway.telemetry.metrics import Bound, Gauge, Labels, Registry
+from gateway.telemetry.metrics import Bound, Gauge, Labels, Registry, Values
 from gateway.telemetry.process import Process
 from gateway.telemetry.redact import Redactor
 from gateway.telemetry.span import NO_SPAN, Span, passed_on
@@ -47,6 +47,7 @@ class Telemetry:
         self._meters = Meters(self._registry, known)
         self._in_flight: dict[str, Gauge] = {}
         self._replicas: dict[Labels, Gauge] = {}
+        self._attempts: dict[Labels, Values] = {}
         self._process = Process()
         self.connections = Gauge(self._registry.child(series.CLIENT_CONNECTIONS))
         """Open client connections: whoever accepts one calls `inc`, and `dec` when it is closed."""
@@ -101,8 +102,12 @@ class Telemetry:
 
     def attempt(self, pool: str, replica: str, outcome: str) -> None:
         """Count one attempt at a replica; `outcome` is one of `series.OUTCOMES`."""
-        label = outcome if outcome in series.OUTCOMES else series.OTHER
-        self._registry.child(series.ATTEMPTS, (pool, replica, label))[0] += 1.0
+        key = (pool, replica, outcome)
+        values = self._attempts.get(key)
+        if values is None:
+            label = outcome if outcome in series.OUTCOMES else series.OTHER
+            values = self._attempts[key] = self._registry.child(series.ATTEMPTS, (pool, replica, label))
+        values[0] += 1.0
 
     def watch(self, name: str, read: Callable[[], Iterable[tuple[Labels, float]]]) -> None:
         """Fill a metric of `series.ALL` from `read`, which is asked for label values and numbers at each snapshot.

@@ -18,12 +18,15 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from gateway.config import Tracing as Options
 from gateway.record import Record
+from gateway.telemetry import series
 from gateway.telemetry.meters import GATEWAY
 from gateway.telemetry.redact import Redactor
 from gateway.telemetry.span import Span
 
 EXPORT_TIMEOUT_S: Final = 3.0
-"""One export, retries included; so it bounds the close as well."""
+"""One export, retries included."""
+CLOSE_S: Final = 4.0
+"""How long `aclose` goes on exporting."""
 
 
 class Tracer:
@@ -32,7 +35,7 @@ class Tracer:
     def __init__(self, options: Options, *, version: str, worker_id: int, redactor: Redactor) -> None:
         self._redactor = redactor
         endpoint = (options.otlp_endpoint or "").rstrip("/")
-        exporter = OTLPSpanExporter(
+        self._exporter = OTLPSpanExporter(
             endpoint=endpoint if endpoint.endswith("/v1/traces") else f"{endpoint}/v1/traces",
             headers={name: value.get_secret_value() for name, value in options.otlp_headers.items()},
             timeout=EXPORT_TIMEOUT_S,
@@ -47,7 +50,7 @@ class Tracer:
         self._provider = TracerProvider(
             sampler=ParentBasedTraceIdRatio(options.sample), resource=resource, shutdown_on_exit=False
         )
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("headrace", version)
         self._propagator = TraceContextTextMapPropagator()
 
@@ -76,14 +79,19 @@ class Tracer:
             otel.set_attribute("url.path", self._redactor.text(record.path.partition("?")[0]))
             otel.set_attribute("headrace.request_id", self._redactor.text(record.request_id))
             if record.error_type:
-                otel.set_attribute("error.type", record.error_type)
+                known = record.error_type in series.ERRORS
+                otel.set_attribute("error.type", record.error_type if known else series.UNNAMED_ERROR)
             if record.status >= 500 or (record.error_type and record.status < 400):
-                otel.set_status(Status(StatusCode.ERROR, record.error_type or str(record.status)))
+                otel.set_status(Status(StatusCode.ERROR))
         otel.end()
 
     async def aclose(self) -> None:
-        """Export what waits; with no collector to take it, give up after `EXPORT_TIMEOUT_S`."""
-        await asyncio.to_thread(self._provider.shutdown)
+        """Export what waits. If the collector does not take it within `CLOSE_S`, only the export under way may end."""
+        closing = asyncio.create_task(asyncio.to_thread(self._provider.shutdown))
+        await asyncio.wait({closing}, timeout=CLOSE_S)
+        if not closing.done():
+            self._exporter.shutdown()  # type: ignore[no-untyped-call]
+        await closing
 
 
 def _attributes(record: Record, model: str) -> Mapping[str, str | int | float | list[str]]:
