@@ -238,7 +238,7 @@ def _fits(spec: HubSpec, whole: str, shards: list[str]) -> bool:
         return spec.path in (whole, *shards)
     if spec.quant is None:
         return True
-    pattern = rf"(?:^|[-._/]){re.escape(spec.quant)}(?:[-._/]|$)"
+    pattern = rf"(?:^|[-._/]){re.escape(spec.quant)}(?:[-./]|$)"
     return re.search(pattern, whole, re.IGNORECASE) is not None
 
 
