@@ -53,6 +53,10 @@ class Service(Protocol):
 
     def disconnected(self, connection: Connection) -> None: ...
 
+    def stalled_by(self, connection: Connection, change: int) -> None:
+        """+1: the client reads too slowly; -1: it has caught up, or has gone."""
+        ...
+
     def serve(self, connection: Connection, request: Request) -> None:
         """Answer with `send`, `write`, and one of `finish`, `close` and `reset`."""
         ...
@@ -106,6 +110,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
+        if self.paused:
+            self._service.stalled_by(self, -1)
         self._pending.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -116,9 +122,11 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.paused = True
+        self._service.stalled_by(self, 1)
 
     def resume_writing(self) -> None:
         self.paused = False
+        self._service.stalled_by(self, -1)
         if self.on_writable is not None:
             self.on_writable()
 

@@ -117,11 +117,6 @@ class FakeEngine:
         """As freshly started, but for requests in flight."""
         self.state.reset()
 
-    @property
-    def connections(self) -> frozenset[Connection]:
-        """Those that are open."""
-        return frozenset(self._connections)
-
     async def arrived(self, count: int = 1) -> None:
         """Wait until that many requests to the model have come since the last `hold`, `reset` or the start."""
         await self.state.watch.until(lambda: self.state.counters.arrived >= count)
@@ -129,6 +124,10 @@ class FakeEngine:
     async def hung(self, count: int = 1) -> None:
         """Wait until that many answers hang at once."""
         await self.state.watch.until(lambda: len(self.state.hung) >= count)
+
+    async def stalled(self, count: int = 1) -> None:
+        """Wait until that many clients at once read too slowly, so that their answers stand still."""
+        await self.state.watch.until(lambda: self.state.stalled >= count)
 
     async def aborted_at_least(self, count: int = 1) -> None:
         """Wait until that many clients have gone away before their answer was complete."""
@@ -147,6 +146,10 @@ class FakeEngine:
     def disconnected(self, connection: Connection) -> None:
         self._connections.discard(connection)
         self.state.connected -= 1
+        self.state.watch.changed()
+
+    def stalled_by(self, connection: Connection, change: int) -> None:
+        self.state.stalled += change
         self.state.watch.changed()
 
     def serve(self, connection: Connection, request: Request) -> None:

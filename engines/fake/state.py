@@ -92,6 +92,8 @@ class State:
         self.open = 0
         """Model requests being answered, in the queue or at the gate."""
         self.connected = 0
+        self.stalled = 0
+        """Connections whose client reads too slowly."""
         self.metrics = Metrics()
         self.planner = Planner(options.seed)
         self.scheduler = Scheduler(options)
@@ -149,4 +151,5 @@ class State:
             "held": scheduler.held,
             "hung": len(self.hung),
             "connected": self.connected,
+            "stalled": self.stalled,
         }

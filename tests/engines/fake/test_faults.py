@@ -190,17 +190,26 @@ async def test_a_client_that_leaves_in_the_middle_of_a_split_stream_ends_it() ->
 async def test_a_slow_reader_stops_the_engine_from_writing() -> None:
     async with FakeEngine(FakeOptions(context_tokens=400_000, kv_tokens=400_000)) as engine:
         wire = await Wire.open(engine.url)
-        wire.send(CHAT, chat(stream=True, ignore_eos=True, max_tokens=100_000))
-        await wire.until(b"\r\n\r\n")
-        while not any(connection.paused for connection in engine.connections):
-            await get(engine.url, "/load")
+        wire.send(CHAT, chat(stream=True, ignore_eos=True, max_tokens=60_000))
+        await engine.stalled()
         sent = engine.stats.events
         await get(engine.url, "/load")
-        assert engine.stats.events == sent < 100_000
+        assert engine.stats.events == sent < 60_000
         data, _ = await wire.rest()
         await wire.aclose()
         assert data.endswith(b"0\r\n\r\n")
-        assert engine.stats.completed == 1
+        assert (engine.stats.completed, engine.stats.stalled) == (1, 0)
+
+
+async def test_a_slow_reader_that_leaves_stalls_nothing_any_more() -> None:
+    async with FakeEngine(FakeOptions(context_tokens=400_000, kv_tokens=400_000)) as engine:
+        wire = await Wire.open(engine.url)
+        wire.send(CHAT, chat(stream=True, ignore_eos=True, max_tokens=60_000))
+        await engine.stalled()
+        await wire.aclose()
+        await engine.aborted_at_least(1)
+        await engine.idle()
+        assert engine.stats.stalled == 0
 
 
 async def test_fields_outside_the_openai_api_are_refused_when_told_so() -> None:
