@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
+from typing import Self
 
 import msgspec
 
@@ -19,9 +20,13 @@ Reader = Callable[[], Iterable[tuple[Labels, float]]]
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """The values of every series at one moment, by metric name and label values. The wire form is msgpack."""
+    """The values of every series at one moment, by metric name and label values. The wire form is msgpack.
+
+    max_tenants: how many tenants the worker was allowed to name.
+    """
 
     families: dict[str, list[tuple[Labels, Values]]]
+    max_tenants: int = 100
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -36,10 +41,10 @@ class Bound:
     as many more series for them.
     """
 
-    __slots__ = ("_admitted", "_max_tenants", "_scale", "_tenants")
+    __slots__ = ("_admitted", "_scale", "_tenants", "max_tenants")
 
     def __init__(self, max_tenants: int) -> None:
-        self._max_tenants = max_tenants
+        self.max_tenants = max_tenants
         self._scale = max(1.0, max_tenants / 100)
         self._tenants: set[str] = set()
         self._admitted: dict[str, set[Labels]] = {}
@@ -59,9 +64,9 @@ class Bound:
         return labels
 
     def _admit_tenant(self, tenant: str) -> bool:
-        if tenant in self._tenants or not tenant:
+        if tenant in self._tenants or tenant in ("", OTHER):
             return True
-        if len(self._tenants) >= self._max_tenants:
+        if len(self._tenants) >= self.max_tenants:
             return False
         self._tenants.add(tenant)
         return True
@@ -72,7 +77,7 @@ def _spilled(series: Series, labels: Labels, names: tuple[str, ...]) -> Labels:
 
 
 class Gauge:
-    """A number that goes up and down."""
+    """A number that goes up and down; as a context manager it is one higher inside."""
 
     __slots__ = ("_values",)
 
@@ -85,11 +90,12 @@ class Gauge:
     def dec(self, amount: float = 1.0) -> None:
         self._values[0] -= amount
 
-    def __enter__(self) -> None:
-        self.inc()
+    def __enter__(self) -> Self:
+        self._values[0] += 1.0
+        return self
 
-    def __exit__(self, *exc: object) -> None:
-        self.dec()
+    def __exit__(self, *_: object) -> None:
+        self._values[0] -= 1.0
 
     @property
     def value(self) -> float:
@@ -131,7 +137,7 @@ class Registry:
         for series, read in self._readers:
             rows = families.setdefault(series.name, [])
             rows.extend((self._bound.admit(series, labels), [float(value)]) for labels, value in read())
-        return _encoder.encode(Snapshot(families))
+        return _encoder.encode(Snapshot(families, self._bound.max_tenants))
 
 
 def merge(live: Iterable[bytes] = (), retired: Iterable[bytes] = (), *, bound: Bound | None = None) -> Snapshot:
@@ -141,18 +147,20 @@ def merge(live: Iterable[bytes] = (), retired: Iterable[bytes] = (), *, bound: B
     retired: the last ones of workers that ended, or what `retire` made of them: their counters and histograms stay in
              the sum, their gauges do not.
     bound:   the same object every time, so that which tenants have series of their own does not change between two
-             scrapes. None takes 100 tenants as they come.
+             scrapes. None: as many as one worker was allowed, as they come.
 
     Raises:
         msgspec.DecodeError: one of them is not a snapshot.
     """
     total: dict[str, dict[Labels, Values]] = {}
-    bound = bound or Bound(100)
-    for raw in retired:
-        _add(total, _decoder.decode(raw).families, bound, gauges=False)
-    for raw in live:
-        _add(total, _decoder.decode(raw).families, bound, gauges=True)
-    return Snapshot({name: list(family.items()) for name, family in total.items()})
+    ended, running = [[_decoder.decode(raw) for raw in group] for group in (retired, live)]
+    if bound is None:
+        bound = Bound(max((snapshot.max_tenants for snapshot in ended + running), default=100))
+    for snapshot in ended:
+        _add(total, snapshot.families, bound, gauges=False)
+    for snapshot in running:
+        _add(total, snapshot.families, bound, gauges=True)
+    return Snapshot({name: list(family.items()) for name, family in total.items()}, bound.max_tenants)
 
 
 def retire(snapshots: Iterable[bytes], *, bound: Bound | None = None) -> bytes:

@@ -232,7 +232,7 @@ ALL: Final[dict[str, Series]] = {
 ERRORS: Final = frozenset(
     {
         "body_too_large",
-        "client_closed_request",
+        "client_disconnected",
         "concurrency",
         "conflict",
         "connect_timeout",
@@ -284,18 +284,5 @@ UNNAMED_ERROR: Final = "_OTHER"
 OWN_ERRORS: Final = frozenset({"internal_error", "shutting_down", "total_timeout", "write_timeout"})
 """Errors with which the gateway itself ends a stream that the engine would have gone on with."""
 
-OUTCOMES: Final = frozenset(
-    {
-        "ok",
-        "fine",
-        "full",
-        "broken",
-        "failed",
-        "cancelled",
-        "upstream_died",
-        "upstream_error",
-        "upstream_protocol_error",
-        "upstream_timeout",
-    }
-)
+OUTCOMES: Final = frozenset({"fine", "full", "broken", "abandoned"})
 """Values of the label `outcome`; any other counts as `other`."""

@@ -12,6 +12,7 @@ from gateway import errors
 from gateway.telemetry.access_log import Line
 from gateway.telemetry.logs import Message
 from gateway.telemetry.series import ALL, ERRORS, OUTCOMES
+from gateway.upstream import Outcome
 
 ROOT = Path(__file__).resolve().parents[3]
 METRICS = (ROOT / "docs/reference/metrics.md").read_text()
@@ -54,6 +55,10 @@ def test_values_of_closed_labels_are_listed(label: str, values: frozenset[str]) 
     assert set(names(entry)) - {"other"} == values
 
 
+def test_outcomes_are_those_of_the_dispatcher() -> None:
+    assert set(Outcome) == OUTCOMES
+
+
 def test_every_label_is_explained() -> None:
     explained = set(names(" ".join(re.findall(r"^- (.*?):", METRICS, re.MULTILINE)))) | {
         "gen_ai_response_model",
@@ -70,7 +75,7 @@ def test_every_code_of_our_errors_has_a_name_in_the_metrics() -> None:
 
     codes = {kind.default_code for kind in tree(errors.ApiError)}
     for path in (ROOT / "gateway").glob("*.py"):
-        codes |= set(re.findall(r"\b(?:code=|error_type = )\"([a-z_]+)\"", path.read_text()))
+        codes |= set(re.findall(r"\b(?:code=|error_type = (?:\d+, )?)\"([a-z_]+)\"", path.read_text()))
     assert codes <= ERRORS
 
 

@@ -70,4 +70,4 @@ def test_snapshots_of_another_version_are_merged_as_far_as_they_are_understood()
         REQUESTS.name: [known, (("too few",), [1.0]), (known[0], [1.0, 2.0])],
     }
     raw = msgspec.msgpack.encode({"families": strange})
-    assert merge([raw]) == Snapshot({REQUESTS.name: [known]})
+    assert merge([raw]) == Snapshot({REQUESTS.name: [known]}, 100)

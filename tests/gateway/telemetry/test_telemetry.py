@@ -79,7 +79,7 @@ async def test_an_error_is_named_from_a_closed_set_and_has_no_token_times(make: 
 @pytest.mark.parametrize(
     ("status", "error", "side"),
     [
-        (499, "client_closed_request", "client"),
+        (499, "client_disconnected", "client"),
         (200, "upstream_died", "engine"),
         (200, "idle_timeout", "engine"),
         (200, "shutting_down", "gateway"),
@@ -135,6 +135,24 @@ async def test_gauges_go_up_and_down_and_add_up_over_workers(make: Make) -> None
     assert repr(one.in_flight("m")) == "<Gauge 1>"
 
 
+async def test_a_gauge_is_down_again_after_an_error(make: Make) -> None:
+    """A03"""
+    gauge = make().in_flight("m")
+    with pytest.raises(RuntimeError), gauge as inside:
+        assert inside.value == 1
+        raise RuntimeError
+    assert gauge.value == 0
+
+
+async def test_a_larger_limit_of_tenants_holds_for_the_sum_as_well(make: Make) -> None:
+    telemetry = make(max_tenants=300)
+    done(telemetry, *(record(tenant=f"t{number}") for number in range(400)))
+    seen = scrape(telemetry)
+    assert len({labels for name, labels in seen if name == "headrace_requests_total"}) == 301
+    assert total(seen, "headrace_requests_total", tenant="t299") == 1
+    assert total(seen, "headrace_requests_total", tenant="other") == 100
+
+
 async def test_a_gauge_can_be_read_when_a_snapshot_is_taken(make: Make) -> None:
     telemetry = make()
     held = {"local/0": 3.0}
@@ -148,11 +166,11 @@ async def test_a_gauge_can_be_read_when_a_snapshot_is_taken(make: Make) -> None:
 
 async def test_attempts_count_by_outcome(make: Make) -> None:
     telemetry = make()
-    telemetry.attempt("local", "local/0", "ok")
-    telemetry.attempt("local", "local/0", "ok")
+    telemetry.attempt("local", "local/0", "fine")
+    telemetry.attempt("local", "local/0", "fine")
     telemetry.attempt("local", "local/1", "something new")
     seen = scrape(telemetry)
-    assert get(seen, "headrace_attempts_total", pool="local", replica="local/0", outcome="ok") == 2
+    assert get(seen, "headrace_attempts_total", pool="local", replica="local/0", outcome="fine") == 2
     assert get(seen, "headrace_attempts_total", pool="local", replica="local/1", outcome="other") == 1
 
 
@@ -214,7 +232,7 @@ async def test_hostile_labels_of_every_kind_make_under_5000_series(make: Make) -
     for number in range(3_000):
         name = f"d{number % 200}"
         done(telemetry, record(tenant=f"t{number}", deployment=name, engine_model=f"e{number}", replica=f"r{number}"))
-        telemetry.attempt("local", f"r{number}", "ok")
+        telemetry.attempt("local", f"r{number}", "fine")
         telemetry.replica_in_flight("local", f"r{number}")
         telemetry.in_flight(name)
     series = [line for line in render(merge([telemetry.snapshot()])).body.splitlines() if not line.startswith(b"#")]
