@@ -22,7 +22,9 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 class Section(BaseModel):
     """A mapping of the file: unknown keys are refused, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True, allow_inf_nan=False
+    )
 
 
 class Tls(Section):

@@ -121,7 +121,7 @@ def _written_keys(config: Config, variables: _Variables | None) -> Iterator[Find
 def _pools(config: Config) -> Iterator[Finding]:
     for name, pool in config.pools.items():
         here: KeyPath = ("pools", name)
-        if pool.urls and "replicas" in pool.model_fields_set:
+        if pool.urls and pool.replicas != 1:
             yield Finding(
                 (*here, "replicas"),
                 "`replicas` is for engines that the gateway starts, but there are `urls`",

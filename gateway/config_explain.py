@@ -42,8 +42,8 @@ _LIMITS = {
     "less_than": ("lt", "less than"),
     "less_than_equal": ("le", "at most"),
 }
-_SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth|salt", re.IGNORECASE)
-_SECRET_TEXT = re.compile(r"\b(?:sk|pk|hf|ghp|xox[a-z])[-_][A-Za-z0-9_-]{4,}|\bBearer\s+\S+|://[^/\s@]+@")
+SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth|salt", re.IGNORECASE)
+SECRET_TEXT = re.compile(r"\b(?:sk|pk|hf|ghp|xox[a-z])[-_][A-Za-z0-9_-]{4,}|\bBearer\s+\S+|://[^/\s@]+@")
 
 
 def findings(error: ValidationError, variables: Mapping[KeyPath, tuple[str, ...]]) -> list[Finding]:
@@ -59,7 +59,7 @@ def shown(value: object, path: KeyPath = (), variables: tuple[str, ...] = ()) ->
         return "empty"
     text = str(value).lower() if isinstance(value, bool) else str(value)
     secret = path and is_secret(path)
-    if secret or any(map(_SECRET_NAME.search, variables)) or _SECRET_TEXT.search(text):
+    if secret or any(map(SECRET_NAME.search, variables)) or SECRET_TEXT.search(text):
         return MASK
     text = text if len(text) <= 60 else text[:57] + "…"
     return f'"{text}"' if isinstance(value, str) else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -12,13 +13,12 @@ from pydantic import ValidationError
 
 from gateway.config import Config
 from gateway.config_checks import check
-from gateway.config_explain import findings
+from gateway.config_explain import SECRET_NAME, SECRET_TEXT, findings
 from gateway.config_problems import MASK, ConfigError, Excerpt, Finding, KeyPath, Problem, dotted
 from gateway.config_types import expected_at, is_secret, typed
 from gateway.config_yaml import Document, Span, YamlSyntaxError, read_yaml
 
 _REFERENCE = re.compile(r"^[\"']?(?:\$\{[A-Za-z0-9_]+\}|os\.environ/[A-Za-z0-9_]+)[\"']?$")
-_KEY_LIKE = re.compile(r"\b(?:sk|hf|ghp)[-_][A-Za-z0-9_-]{4,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ def _put(tree: dict[str, object], path: KeyPath, value: object) -> None:
 
 
 def _unplaced(found: Finding, source: str) -> Problem:
+    found = _masked(found, ())
     return Problem(source, 0, 0, dotted(found.path), found.message, found.hint, found.value, found.severity)
 
 
@@ -104,10 +105,11 @@ def _parse(text: str, source: str, env: Mapping[str, str]) -> tuple[Config, tupl
     except ValidationError as error:
         found += [one for one in findings(error, document.variables) if one.path not in broken]
     if config is not None:
-        found += check(config, document.variables)
+        found += [one for one in check(config, document.variables) if one.path not in broken]
     problems = _once(_placed(one, document) for one in found)
-    if config is None or any(problem.severity == "error" for problem in problems):
-        raise ConfigError(problems)
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if config is None or errors:
+        raise ConfigError(errors)
     return config, tuple(problems)
 
 
@@ -131,7 +133,21 @@ def _typed(value: object, path: KeyPath, document: Document) -> object:
     return value
 
 
+def _masked(found: Finding, variables: tuple[str, ...]) -> Finding:
+    """Without what looks like a secret, and without the value of a variable that is called like one."""
+    message, value = found.message, found.value
+    if value and any(map(SECRET_NAME.search, variables)):
+        message, value = message.replace(value, MASK), MASK
+    return dataclasses.replace(
+        found,
+        message=SECRET_TEXT.sub(MASK, message),
+        hint=SECRET_TEXT.sub(MASK, found.hint),
+        value=value and SECRET_TEXT.sub(MASK, value),
+    )
+
+
 def _placed(found: Finding, document: Document) -> Problem:
+    found = _masked(found, document.variables.get(found.path, ()))
     span = _span(found, document)
     return Problem(
         document.source,
@@ -173,7 +189,7 @@ def _excerpt(document: Document, span: Span) -> Excerpt | None:
             column += grown
         elif start < end:
             width = max(1, width + grown)
-    return Excerpt(_KEY_LIKE.sub(lambda match: "*" * len(match[0]), line).rstrip(), column + 1, width)
+    return Excerpt(SECRET_TEXT.sub(lambda match: "*" * len(match[0]), line).rstrip(), column + 1, width)
 
 
 def _secret_spans(document: Document, number: int, line: str) -> Iterable[tuple[int, int]]:

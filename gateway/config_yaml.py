@@ -94,6 +94,8 @@ def read_yaml(text: str, source: str, env: Mapping[str, str] | None) -> Document
         raise YamlSyntaxError(
             f"{context}{error.problem}", mark.line if mark else 0, mark.column if mark else 0
         ) from None
+    except RecursionError:
+        raise YamlSyntaxError("it is nested too deeply", 0, 0) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position)
         raise YamlSyntaxError(f"character #x{ord(str(error.character)):04x} is not allowed", line, 0) from None
@@ -168,7 +170,7 @@ class _Reader:
                 yield key_node, value_node, False
         for merge in merges:
             if not isinstance(merge, yaml.MappingNode):
-                self._refuse(path, "`<<` merges something that is not a mapping", "write `<<: *anchor`")
+                self._refuse((*path, "<<"), "`<<` merges something that is not a mapping", "write `<<: *anchor`")
             elif id(merge) in self._open:
                 self._refuse(path, "`<<` merges a mapping into itself")
             else:

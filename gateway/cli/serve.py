@@ -109,10 +109,10 @@ def engines_config(urls: list[str], model: str | None) -> Config:
         ConfigError: a URL is not one.
         typer.Exit: an engine does not say what it serves.
     """
-    from gateway.config import Config
+    from gateway.config import Config, without_version
     from gateway.config_load import override
 
-    bases = [url.rstrip("/").removesuffix("/v1") for url in dict.fromkeys(urls)]
+    bases = list(dict.fromkeys(without_version(url) for url in urls))
     serving: dict[str, list[str]] = {}
     for base in bases:
         for name in [model] if model else _models_at(base):
