@@ -66,8 +66,8 @@ class Connection(asyncio.Protocol):
     """One client: its requests one after the other, each answered before the next is looked at."""
 
     __slots__ = (
-        "_body", "_continue", "_headers", "_keep_alive", "_parser", "_pending", "_service", "_target", "_timer",
-        "busy", "lost", "on_gone", "on_writable", "paused", "transport",
+        "_body", "_continue", "_early", "_headers", "_keep_alive", "_parser", "_pending", "_service", "_target",
+        "_timer", "busy", "lost", "on_gone", "on_writable", "paused", "transport",
     )  # fmt: skip
     transport: asyncio.Transport
 
@@ -80,6 +80,8 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._keep_alive = True
         self._continue = False
+        self._early: bytes | None = None
+        """What came in before its time; None: it is heard at once."""
         self._timer: asyncio.TimerHandle | None = None
         self.busy = False
         self.lost = False
@@ -93,10 +95,21 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's does not derive from it
         delay_s = self._service.connected(self)
         if delay_s:
-            self.transport.pause_reading()
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self.transport.resume_reading)
+            self._early = b""
+            self._timer = asyncio.get_running_loop().call_later(delay_s, self._wake)
+
+    def _wake(self) -> None:
+        early, self._early = self._early, None
+        self._timer = None
+        if early:
+            self.transport.resume_reading()
+            self.data_received(early)
 
     def data_received(self, data: bytes) -> None:
+        if self._early is not None:
+            self._early += data
+            self.transport.pause_reading()  # not sooner: uvloop reads whatever `connection_made` says
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:

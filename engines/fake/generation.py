@@ -163,12 +163,14 @@ class Generation:
         last = min(steps, self._step + (1 if plan.itl_s else _BURST))
         events, self._opening = self._opening, []
         first = self._step
-        while self._step < last and not self._stops_here():
-            events += self._spoiled(self._reply.step(self._step))
+        stop = self._stop()
+        for number in range(first, last if stop is None else min(last, stop)):
+            new = self._reply.step(number)
+            events += new if plan.malformed is None else self._spoiled(new)
             self._step += 1
         self._gap(self._step - first)
         self._events(events)
-        if self._stops_here():
+        if stop is not None and self._step >= stop:
             self._stop_here()
         elif self._step >= steps:
             self._close_stream()
@@ -176,19 +178,24 @@ class Generation:
             self._next_tick()
 
     def _next_tick(self) -> None:
-        plan, engine = self._plan, self._engine
-        self._after(engine.planner.jittered(plan.itl_s, engine.options.jitter), self._tick, always=True)
+        itl_s, jitter = self._plan.itl_s, self._engine.options.jitter
+        delay_s = self._engine.planner.jittered(itl_s, jitter) if jitter else itl_s
+        self._timer = self._loop.call_later(delay_s, self._tick)
 
     def _writable(self) -> None:
         if self._timer is None and not self._hung and not self._out.blocked:
             self._next_tick()
 
-    def _stops_here(self) -> bool:
+    def _stop(self) -> int | None:
+        """The token before which a fault comes."""
         plan = self._plan
-        dies = plan.die_after is not None and self._step >= min(plan.die_after, self._reply.steps)
-        hangs = plan.hang is Hang.MID and self._step >= min(plan.hang_after, self._reply.steps)
-        broken = plan.malformed is Malformed.BAD_CHUNK and self._step >= min(1, self._reply.steps)
-        return dies or hangs or broken
+        if plan.die_after is None and plan.hang is None and plan.malformed is None:
+            return None
+        dies = [] if plan.die_after is None else [plan.die_after]
+        hangs = [plan.hang_after] if plan.hang is Hang.MID else []
+        broken = [1] if plan.malformed is Malformed.BAD_CHUNK else []
+        ends = [*dies, *hangs, *broken]
+        return min(*ends, self._reply.steps) if ends else None
 
     def _stop_here(self) -> None:
         plan = self._plan
@@ -252,9 +259,9 @@ class Generation:
     def _count(self, tokens: int) -> None:
         self._engine.metrics.generation_tokens += tokens
 
-    def _after(self, delay_s: float, action: Callable[[], None], *, always: bool = False) -> None:
-        """`action` after the delay, at once if there is none and a turn of the loop is not asked for."""
-        if delay_s or always:
+    def _after(self, delay_s: float, action: Callable[[], None]) -> None:
+        """`action` after the delay, at once if there is none."""
+        if delay_s:
             self._timer = self._loop.call_later(delay_s, action)
         else:
             action()

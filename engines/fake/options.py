@@ -85,12 +85,12 @@ class FakeOptions:
     text: str | None = _option(None, "--text", "Answer this text, not generated words.")
     seed: int = _option(0, "--seed", "Seed of answers, jitter and faults.")
 
-    kv_tokens: int = _option(65536, "--kv-tokens", "Size of the KV cache in tokens.", minimum=16)
+    kv_tokens: int = _option(2**21, "--kv-tokens", "Size of the KV cache in tokens.", minimum=16)
     block_tokens: int = _option(16, "--block-tokens", "Tokens of one KV block.", minimum=1)
     context_tokens: int = _option(
         8192, "--context-tokens", "Longest prompt and answer together, in tokens.", minimum=16
     )
-    slots: int = _option(256, "--slots", "Requests decoded together; more wait.", minimum=1)
+    slots: int = _option(4096, "--slots", "Requests decoded together; more wait.", minimum=1)
     max_queue: int | None = _option(None, "--max-queue", "Requests that may wait; one more gets 503.", minimum=0)
     prompt_tokens_details: bool = _option(
         False, "--prompt-tokens-details", "Put cached_tokens into usage, as vLLM's flag of the same meaning does."

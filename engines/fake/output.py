@@ -44,7 +44,7 @@ class Output:
         if self._cuts is not None or self._split in (Split.RANDOM, Split.BYTE):
             self._queue([frame(piece) for piece in self._cut(b"".join(events))])
         elif events:
-            self.write(b"".join(map(frame, events)))
+            self.write(frame(events[0]) if len(events) == 1 else b"".join(map(frame, events)))
 
     def then(self, end: Callable[[], None]) -> None:
         """Call `end` when everything is written."""

@@ -14,6 +14,7 @@ import msgspec
 from engines.fake.answers import Choice
 
 _json = msgspec.json.encode
+_TEXT_END = b'},"logprobs":null,"finish_reason":null}]}\n\n'
 DONE = b"data: [DONE]\n\n"
 
 
@@ -115,6 +116,7 @@ class ChatReply(_Generated):
     ) -> None:
         super().__init__(head, choices, usage, logprobs=logprobs, include_usage=include_usage)
         self._prefix = self._start("chat.completion.chunk")
+        self._text_start = {c.index: self._prefix + b'{"index":%d,"delta":{"content":' % c.index for c in choices}
         self._calls = {choice.index: _call_deltas(choice) for choice in choices if choice.calls}
 
     def body(self) -> bytes:
@@ -124,6 +126,8 @@ class ChatReply(_Generated):
         return [self._event(c, b'{"role":"assistant","content":""}') for c in self.choices]
 
     def step(self, number: int) -> list[bytes]:
+        if len(self.choices) == 1:
+            return [self._token(self.choices[0], number)]
         return [self._token(c, number) for c in self.choices if number < c.tokens]
 
     def closing(self) -> list[bytes]:
@@ -137,7 +141,9 @@ class ChatReply(_Generated):
         if choice.calls:
             return self._event(choice, self._calls[choice.index][number])
         piece = choice.pieces[number]
-        logprobs = b"null" if self.logprobs is None else _json(_chat_logprobs([piece], self.logprobs))
+        if self.logprobs is None:
+            return self._text_start[choice.index] + _json(piece) + _TEXT_END
+        logprobs = _json(_chat_logprobs([piece], self.logprobs))
         return self._event(choice, b'{"content":%b}' % _json(piece), logprobs=logprobs)
 
     def _event(self, choice: Choice, delta: bytes, finish: bytes = b"null", logprobs: bytes = b"null") -> bytes:

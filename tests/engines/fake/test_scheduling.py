@@ -142,7 +142,8 @@ async def test_metrics_count_tokens_gaps_and_reasons() -> None:
     for reason in ("length", "stop"):
         assert f'vllm:request_success_total{{{labels},finished_reason="{reason}"}} 1.0' in page
     assert (
-        'vllm:cache_config_info{block_size="16",enable_prefix_caching="True",engine="0",num_gpu_blocks="4096"}' in page
+        'vllm:cache_config_info{block_size="16",enable_prefix_caching="True",engine="0",num_gpu_blocks="131072"}'
+        in page
     )
 
 
