@@ -1,0 +1,77 @@
+"""What every test is held to: no task, no socket and no blocking call is left behind or made on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvloop
+from blockbuster import blockbuster_ctx
+
+from tests.harness import settled
+
+OURS = ["gateway", "router", "engines", "cache"]
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop,
+    "asyncio": asyncio.new_event_loop,
+}
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that workers run on; HEADRACE_TEST_LOOP=asyncio or both for the other."""
+    wanted = os.environ.get("HEADRACE_TEST_LOOP", "uvloop")
+    return LOOPS if wanted == "both" else {wanted: LOOPS[wanted]}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "may_block(reason): the code under test may block the loop, and why")
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks_the_loop(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A call of our code that blocks while a loop runs fails the test; `may_block` says why it may."""
+    if not inspect.iscoroutinefunction(getattr(request, "function", None)):
+        yield
+        return
+    request.getfixturevalue("nothing_is_left")
+    if request.node.get_closest_marker("may_block"):
+        yield
+        return
+    with blockbuster_ctx(OURS) as buster:
+        for function in buster.functions.values():
+            # Reads its own version from disk and opens its log, once, before anything is served.
+            function.can_block_in("gateway/telemetry/telemetry.py", "__init__")
+        yield
+
+
+@pytest.fixture
+async def nothing_is_left() -> AsyncIterator[None]:
+    """No task and no socket that was not there before."""
+    sockets_before, tasks_before = _sockets(), asyncio.all_tasks()
+    yield
+
+    def left() -> list[str]:
+        tasks = asyncio.all_tasks() - tasks_before - {asyncio.current_task()}
+        sockets = _sockets()
+        # Counted, because a loop may replace the pair that wakes it.
+        more = len(sockets) - len(sockets_before)
+        return [repr(task) for task in tasks] + [f"{more} of {sorted(sockets - sockets_before)}"] * (more > 0)
+
+    await settled(left, "left behind")
+
+
+def _sockets() -> set[str]:
+    """The open sockets of this process."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(entry.readlink())
+        except OSError:
+            continue
+        if target.startswith("socket:"):
+            found.add(target)
+    return found
