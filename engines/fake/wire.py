@@ -24,6 +24,16 @@ class Refusal(Exception):
         return msgspec.json.encode({"error": error})
 
 
+class UnexpectedKeys(Refusal):
+    """In the shape of transformers' server, which takes no field outside the OpenAI API."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(422, f"Unexpected keys in the request: {', '.join(names)}", "Unprocessable Entity")
+
+    def body(self) -> bytes:
+        return msgspec.json.encode({"detail": self.message})
+
+
 class ContentPart(msgspec.Struct):
     type: str
     text: str = ""
@@ -169,4 +179,4 @@ def parse(body: bytes, kind: type[R], *, refuse_unknown: bool = False) -> R:
 def _refuse_unknown(fields: dict[str, msgspec.Raw]) -> None:
     unknown = sorted(set(fields) - _OPENAI)
     if unknown:
-        raise Refusal(422, f"Unexpected keys in the request: {', '.join(unknown)}", "Unprocessable Entity")
+        raise UnexpectedKeys(unknown)
