@@ -15,10 +15,7 @@ from gateway.record import Record
 from gateway.telemetry.redact import Redactor
 from gateway.telemetry.writer import LineWriter
 
-MAX_TEXT: Final = 256
-"""Characters kept of what a client chose freely."""
 _ORDINARY_ID: Final = re.compile(r"(?:req|chatcmpl|cmpl)?[-_]?[0-9a-f-]{16,64}")
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -132,13 +129,13 @@ class AccessLog:
         """Ids differ every time, so remembering them is of no use; those of the usual shape need no cleaning."""
         if _ORDINARY_ID.fullmatch(text) and not self._redactor.knows(text):
             return text
-        return self._redactor.text(_CONTROL.sub("?", text[:MAX_TEXT]))
+        return self._redactor.shown(text)
 
     def _text(self, text: str) -> str:
         """What a client chose, fit to be shown: short, printable, without query and secrets. Remembers common ones."""
         known = self._clean.get(text)
         if known is None:
-            known = self._redactor.text(_CONTROL.sub("?", text.partition("?")[0][:MAX_TEXT]))
+            known = self._redactor.shown(text)
             if len(self._clean) > 1_000:
                 self._clean.clear()
             self._clean[text] = known

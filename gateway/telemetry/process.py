@@ -22,6 +22,9 @@ class Process:
 
     @property
     def rss_bytes(self) -> float:
+        """0 after the close."""
+        if self._statm < 0:
+            return 0.0
         return float(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
 
     def close(self) -> None:

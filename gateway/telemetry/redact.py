@@ -10,6 +10,10 @@ MASK: Final = "[redacted]"
 SHORTEST: Final = 6
 """A registered secret shorter than this is not looked for: it would blank out ordinary words."""
 
+MAX_SHOWN: Final = 256
+"""Characters kept of a text that a client chose freely."""
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LOOKS_SECRET: Final = re.compile(
     r"""
     (?P<keep>
@@ -41,17 +45,23 @@ class Redactor:
         """Never show this value again; one of fewer than `SHORTEST` characters is ignored."""
         if len(secret) >= SHORTEST and secret not in self._known:
             self._known.add(secret)
-            longest_first = sorted(self._known, key=len, reverse=True)
-            self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+            self._pattern = None
 
     def knows(self, text: str) -> bool:
         """Whether `text` is, as a whole, a registered value."""
         return text in self._known
 
     def text(self, text: str) -> str:
-        if self._pattern is not None:
+        if self._known:
+            if self._pattern is None:
+                longest_first = sorted(self._known, key=len, reverse=True)
+                self._pattern = re.compile("|".join(map(re.escape, longest_first)))
             text = self._pattern.sub(MASK, text)
         return _LOOKS_SECRET.sub(_mask, text)
+
+    def shown(self, text: str) -> str:
+        """A text that a client chose, fit for a log: without secrets and query, printable, and short."""
+        return _CONTROL.sub("?", self.text(text.partition("?")[0]))[:MAX_SHOWN]
 
     def __repr__(self) -> str:
         return f"<Redactor of {len(self._known)} values>"

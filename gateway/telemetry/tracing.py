@@ -76,8 +76,8 @@ class Tracer:
         if otel.is_recording():
             otel.update_name(f"{record.operation or record.method} {model}".strip())
             otel.set_attributes(_attributes(record, model))
-            otel.set_attribute("url.path", self._redactor.text(record.path.partition("?")[0]))
-            otel.set_attribute("headrace.request_id", self._redactor.text(record.request_id))
+            otel.set_attribute("url.path", self._redactor.shown(record.path))
+            otel.set_attribute("headrace.request_id", self._redactor.shown(record.request_id))
             if record.error_type:
                 known = record.error_type in series.ERRORS
                 otel.set_attribute("error.type", record.error_type if known else series.UNNAMED_ERROR)

@@ -7,12 +7,13 @@ import os
 import queue
 import select
 import stat
-import sys
 import threading
 from pathlib import Path
+from typing import Final
 
 logger = logging.getLogger(__name__)
 
+STDOUT: Final = 1
 GATHER_S = 0.1
 """Lines that come within this time are written together."""
 CLOSE_S = 2.0
@@ -75,7 +76,7 @@ class LineWriter:
 
     def _open(self) -> int:
         if self._path == "-":
-            return sys.stdout.fileno()
+            return STDOUT
         path = Path(self._path)
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)

@@ -286,3 +286,10 @@ async def test_a_malformed_traceparent_is_not_passed_on(make: Make, sent: str) -
     span = make().begin(record(traceparent=sent))
     assert span.traceparent is None
     assert span.trace_id == ""
+
+
+async def test_a_closed_worker_can_still_tell_its_last_numbers(make: Make) -> None:
+    telemetry = make()
+    done(telemetry, record())
+    await telemetry.aclose()
+    assert total(scrape(telemetry), "headrace_requests_total") == 1

@@ -92,12 +92,10 @@ def test_a_line_is_on_disk_soon_after_it_was_written(tmp_path: Path) -> None:
 def test_a_stalled_reader_costs_lines_but_never_a_wait(pipe: Pipe) -> None:
     lines = LineWriter(pipe.path, max_lines=1_000)
     line = b"x" * 511 + b"\n"
-    worst_s = 0.0
+    began_s = time.perf_counter()
     for _ in range(3_000):
-        before_s = time.perf_counter()
         lines.write(line)
-        worst_s = max(worst_s, time.perf_counter() - before_s)
-    assert worst_s < 0.1
+    assert time.perf_counter() - began_s < 1.0
     assert lines.dropped >= 1_000
     with ThreadPoolExecutor(1) as reader:
         taken = reader.submit(pipe.read_all)
