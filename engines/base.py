@@ -54,6 +54,11 @@ class Receiver(Protocol):
         """A piece of the body. `framed` is the same piece as one whole HTTP/1.1 chunk, if it came as one."""
         ...
 
+    def splice(self, chunk: bytes) -> bool:
+        """One read that has the length and the head of one whole HTTP/1.1 chunk. True: it ended as a chunk does, and
+        was passed on as it is; False: it comes again through `on_data`."""
+        ...
+
     def on_end(self) -> None:
         """The body is complete."""
         ...

@@ -15,7 +15,7 @@ from engines.base import (
     Receiver,
     Timeouts,
 )
-from engines.http1 import ResponseDecoder
+from engines.http1 import CHUNK_SIZES, ResponseDecoder
 
 _now = time.monotonic
 
@@ -41,6 +41,7 @@ class Exchange:
         "head",
         "headers",
         "last_data_s",
+        "splice",
         "status",
     )
 
@@ -51,6 +52,7 @@ class Exchange:
         self._early: list[tuple[bytes, bytes | None]] = []
         self._receiver: Receiver | None = None
         self._on_data: Callable[[bytes, bytes | None], None] | None = None
+        self.splice: Callable[[bytes], bool] | None = None
         self._finished: asyncio.Future[None] | None = None
         self._ended = False
         self._error: EngineError | None = None
@@ -102,7 +104,7 @@ class Exchange:
     def _notify(self) -> None:
         if self._finished is not None and not self._finished.done():
             self._finished.set_result(None)
-        receiver, self._receiver, self._on_data = self._receiver, None, None
+        receiver, self._receiver, self._on_data, self.splice = self._receiver, None, None, None
         if receiver is None:
             return
         if self._error is not None:
@@ -145,6 +147,7 @@ class Exchange:
 
     def subscribe(self, receiver: Receiver) -> None:
         self._receiver = receiver
+        self.splice = receiver.splice
         early, self._early = self._early, []
         for payload, framed in early:
             receiver.on_data(payload, framed)
@@ -166,6 +169,7 @@ class Exchange:
     def abort(self) -> None:
         self._receiver = None
         self._on_data = None
+        self.splice = None
         if not self._ended and self._error is None:
             self._error = EngineDied("the exchange was aborted")
             self._stop_timer()
@@ -217,13 +221,15 @@ class Exchange:
 class Connection(asyncio.Protocol):
     """Carries one exchange at a time; `on_idle(connection)` is called when it could carry the next."""
 
-    __slots__ = ("_decoder", "_exchange", "_loop", "_on_idle", "_paused", "_transport", "closed", "served")
+    __slots__ = ("_decoder", "_exchange", "_loop", "_on_idle", "_paused", "_splice", "_transport", "closed", "served")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, on_idle: Callable[[Connection], None]) -> None:
         self._loop = loop
         self._on_idle = on_idle
         self._decoder = ResponseDecoder()
         self._exchange: Exchange | None = None
+        self._splice: Callable[[bytes], bool] | None = None
+        """Who takes the next read if it is one whole chunk; None unless the next byte begins one."""
         self._transport: asyncio.Transport | None = None
         self._paused = False
         self.closed = False
@@ -269,6 +275,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         self.closed = True
         self._exchange = None
+        self._splice = None
         if self._transport is not None:
             self._transport.abort()
 
@@ -283,6 +290,15 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        splice = self._splice
+        if splice is not None:
+            end = data.find(b"\r\n", 0, 8)
+            if CHUNK_SIZES.get(data[:end]) == len(data) - end - 4 and splice(data):
+                self._exchange.last_data_s = _now()  # type: ignore[union-attr]
+                return
+        self._decode(data)
+
+    def _decode(self, data: bytes) -> None:
         try:
             self._decoder.feed(data)
         except EngineProtocolError as error:
@@ -290,6 +306,9 @@ class Connection(asyncio.Protocol):
             self.abort()
             if exchange is not None:
                 exchange.fail(error)
+        else:
+            exchange = self._exchange
+            self._splice = exchange.splice if exchange is not None and self._decoder.at_chunk else None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -39,6 +40,11 @@ class Sink(Protocol):
     @property
     def bytes_out(self) -> int:
         """Body bytes written."""
+        ...
+
+    @property
+    def splice(self) -> Callable[[bytes], None] | None:
+        """Sends whole HTTP/1.1 chunks as they are; None unless that is how this answer goes out."""
         ...
 
     def start(self, status: int, header_lines: bytes, length_bytes: int | None = None) -> None:

@@ -68,7 +68,7 @@ class Pipeline:
             logger.exception("request %s failed in the gateway", record.request_id)
             self._refuse(InternalError(), sink, record)
         finally:
-            record.bytes_out = sink.bytes_out
+            record.bytes_out += sink.bytes_out
             record.ended_s = self.clock.monotonic()
             self.telemetry.finish(record, span)
 

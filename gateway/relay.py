@@ -1,6 +1,6 @@
 """An engine's answer on its way to the client: a whole one is checked first, a stream passes as it comes.
 
-On the token path stand `Exchange.on_body`, `StreamRelay.on_data` and `Sink.write`: three plain calls per event.
+On the token path stand `Connection.data_received`, `StreamRelay.splice` and the client's transport: two plain calls.
 """
 
 from __future__ import annotations
@@ -91,8 +91,9 @@ class StreamRelay:
         "_record",
         "_response",
         "_sink",
+        "_spliced",
+        "_spliced_bytes",
         "_timer",
-        "_write",
     )
 
     def __init__(
@@ -107,13 +108,14 @@ class StreamRelay:
         self._call = call
         self._record = record
         self._sink = sink
-        self._write = sink.write
         self._response = response
         self._clock = clock
         self._keepalive_s = keepalive_s
         self._filter = EventFilter(strip_usage=call.adds_usage)
         self._plain = False
-        """Whether only token text is to be expected next: the head is out, content has begun, no event is half read."""
+        """Whether chunks may be spliced: content has begun, no event is half read, the client takes chunks."""
+        self._spliced = 0
+        self._spliced_bytes = 0
         self._loop = asyncio.get_running_loop()
         self._done: asyncio.Future[Outcome] = self._loop.create_future()
         self._timer = self._loop.call_later(keepalive_s, self._on_silence)
@@ -128,18 +130,37 @@ class StreamRelay:
 
     # Receiver
 
-    def on_data(self, payload: bytes, framed: bytes | None) -> None:
+    def splice(self, chunk: bytes) -> bool:
         if (
             self._plain
-            and payload.endswith(b"}\n\n")
-            and b'"usage"' not in payload
-            and b'"error"' not in payload
-            and b'_reason":"' not in payload
+            and chunk.endswith(b"}\n\n\r\n")
+            and chunk.find(b'"usage"') < 0  # a third faster than `in`
+            and chunk.find(b'"error"') < 0
+            and chunk.find(b'_reason":"') < 0
         ):
-            self._filter.events += 1
-            self._write(payload, framed)
+            self._spliced += 1
+            self._spliced_bytes += len(chunk)
+            self._sink.splice(chunk)  # type: ignore[misc]
+            return True
+        return False
+
+    def on_data(self, payload: bytes, framed: bytes | None) -> None:
+        try:
+            feed = self._filter.feed(payload)
+        except ValueError as error:
+            self._response.abort()
+            self._fail(Rejection(UpstreamFailed(f"{error}."), Outcome.BROKEN))
             return
-        self._read(payload, framed)
+        if feed.content:
+            record = self._record
+            if not record.first_token_s:
+                record.first_token_s = self._clock.monotonic()
+        self._send(feed.out, framed if feed.out == payload else None)
+        if feed.error is not None:
+            self._response.abort()
+            self._fail(from_stream_error(self._call.operation, feed.error))
+            return
+        self._plain = bool(self._record.first_token_s) and not self._filter.held and self._sink.splice is not None
 
     def on_end(self) -> None:
         if self._done.done():
@@ -157,31 +178,11 @@ class StreamRelay:
         if not self._done.done():
             self._fail(error)
 
-    # Everything but plain token text
-
-    def _read(self, payload: bytes, framed: bytes | None) -> None:
-        try:
-            feed = self._filter.feed(payload)
-        except ValueError as error:
-            self._response.abort()
-            self._fail(Rejection(UpstreamFailed(f"{error}."), Outcome.BROKEN))
-            return
-        if feed.content:
-            record = self._record
-            if not record.first_token_s:
-                record.first_token_s = self._clock.monotonic()
-        self._send(feed.out, framed if feed.out == payload else None)
-        if feed.error is not None:
-            self._response.abort()
-            self._fail(from_stream_error(self._call.operation, feed.error))
-            return
-        self._plain = bool(self._record.first_token_s) and not self._filter.held and self._sink.started
-
     def _send(self, out: bytes, framed: bytes | None) -> None:
         if out:
             if not self._sink.started:
                 self._start()
-            self._write(out, framed)
+            self._sink.write(out, framed)
 
     def _start(self) -> None:
         self._record.status = 200
@@ -213,10 +214,11 @@ class StreamRelay:
 
     def _fill_record(self) -> None:
         record, events = self._record, self._filter
-        record.events = events.events
+        record.events = events.events + self._spliced
+        record.bytes_out = self._spliced_bytes
         record.finish_reason = events.finish_reason
         record.last_token_s = self._response.last_data_s
-        record.usage = events.usage or Usage(completion_tokens=events.events, estimated=True)
+        record.usage = events.usage or Usage(completion_tokens=record.events, estimated=True)
 
 
 def heading(record: Record) -> bytes:

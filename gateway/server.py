@@ -414,6 +414,7 @@ class RawSink:
     __slots__ = (
         "_chunked",
         "_flow",
+        "_head",
         "_head_only",
         "_may_chunk",
         "_paused",
@@ -422,6 +423,7 @@ class RawSink:
         "_write",
         "bytes_out",
         "keep_alive",
+        "splice",
         "started",
         "whole",
     )
@@ -435,14 +437,17 @@ class RawSink:
         self._may_chunk = may_chunk
         self._head_only = head_only
         self._chunked = False
+        self._head = b""
         self._flow: Flow | None = None
         self._paused = False
         self.keep_alive = keep_alive
+        self.splice: Callable[[bytes], None] | None = None
         self.started = False
         self.whole = False
         self.bytes_out = 0
 
     def start(self, status: int, header_lines: bytes, length_bytes: int | None = None) -> None:
+        """Goes out together with the first piece of the body: one system call instead of two."""
         self.started = True
         framing = b""
         if length_bytes is not None:
@@ -455,22 +460,35 @@ class RawSink:
         if not self.keep_alive or self._state.draining:
             self.keep_alive = False
             framing += b"connection: close\r\n"
-        self._write(b"%b%b%b%b\r\n" % (_status_line(status), header_lines, framing, self._state.date_line))
+        self._head = b"%b%b%b%b\r\n" % (_status_line(status), header_lines, framing, self._state.date_line)
 
     def write(self, payload: bytes, framed: bytes | None = None) -> None:
-        if not payload or self._head_only:
-            return
         self.bytes_out += len(payload)
-        if not self._chunked:
-            self._write(payload)
-        elif framed is not None:
+        if self._head:
+            self._write_first(payload)
+        elif framed is not None and self._chunked:
             self._write(framed)
+        elif self._chunked:
+            if payload:
+                self._write(b"%x\r\n%b\r\n" % (len(payload), payload))
+        elif not self._head_only:
+            self._write(payload)
+
+    def _write_first(self, payload: bytes) -> None:
+        head, self._head = self._head, b""
+        if self._head_only or not payload:
+            self._write(head)
+        elif self._chunked:
+            self.splice = self._write
+            self._write(b"%b%x\r\n%b\r\n" % (head, len(payload), payload))
         else:
-            self._write(b"%x\r\n%b\r\n" % (len(payload), payload))
+            self._write(head + payload)
 
     def end(self) -> None:
         if not self.whole and self.started:
             self.whole = True
+            if self._head:
+                self._write_first(b"")
             if self._chunked:
                 self._write(b"0\r\n\r\n")
 
@@ -494,6 +512,8 @@ class RawSink:
         self._flow = None
         self.whole = True
         self._write = _nowhere
+        if self.splice is not None:
+            self.splice = _nowhere
 
 
 def _nowhere(data: bytes) -> None:

@@ -11,6 +11,7 @@ class Recorder:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._pieces: list[bytes] = []
+        self.splice = None
 
     @property
     def started(self) -> bool:
