@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 import timeit
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -182,6 +183,8 @@ async def test_finishing_a_request_is_cheap() -> None:
     telemetry = Telemetry(options, deployments=["m"])
     one = record()
     span = telemetry.begin(one)
-    best_s = min(timeit.repeat(lambda: telemetry.finish(one, span), number=500, repeat=5)) / 500
+    best_s = (
+        min(timeit.repeat(lambda: telemetry.finish(one, span), timer=time.process_time, number=500, repeat=5)) / 500
+    )
     await telemetry.aclose()
     assert best_s < 120e-6
