@@ -45,7 +45,9 @@ def test_every_metric_is_described_and_no_other() -> None:
 
 
 def test_every_bucket_is_listed() -> None:
-    listed = {names(name)[0]: tuple(map(float, bounds.split(","))) for name, bounds in rows(METRICS, r"Metric \| Bu")}
+    listed = {
+        names(name)[0]: tuple(map(float, bounds.split(","))) for name, bounds in rows(METRICS, r"Metric \| Bucket")
+    }
     assert listed == {name: series.buckets for name, series in ALL.items() if series.buckets}
 
 

@@ -55,8 +55,8 @@ def test_secrets_show_neither_in_messages_nor_in_arguments_nor_in_tracebacks(str
 
 def test_a_secret_that_json_would_escape_is_found_all_the_same(stream: io.StringIO) -> None:
     """A25"""
-    set_up("json", redactor=Redactor(['quo"te\\d-ünïcode']), stream=stream)
-    logging.getLogger("gateway").error('it was quo"te\\d-ünïcode')
+    set_up("json", redactor=Redactor(['quo"ted\\d-ünïcode']), stream=stream)
+    logging.getLogger("gateway").error('it was quo"ted\\d-ünïcode')
     assert json.loads(stream.getvalue())["message"] == "it was [redacted]"
 
 
