@@ -4,7 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CODE := gateway router engines cache loadtest tests tools
-# pip in a few lines: the large downloads, and where it is. Warnings and errors come whole, on standard error.
+# pip in a few lines: the large downloads, and where it is. Errors come whole, on standard error; that an index
+# of several has not got every project is none.
+QUIETLY := 2> >(grep -v "^WARNING: Location '.*' is ignored" >&2)
 BRIEFLY := sed -un -e 's/^ *Downloading \(.* MB)\).*/    downloading \1/p' -e 's/^Installing collected.*/    installing/p'
 
 .DEFAULT_GOAL := help
@@ -61,15 +63,15 @@ clean: ## Remove caches and build outputs; .venv stays
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(f"Headrace needs Python 3.11 or newer, and {sys.executable} is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	@echo "==> making a virtual environment in .venv"
 	@$(PYTHON) -m venv .venv
-	@$(PIP) install --quiet --upgrade 'pip>=25.1'
+	@$(PIP) install --quiet --upgrade 'pip>=25.1' $(QUIETLY)
 	@touch $@
 
 .venv/.installed: pyproject.toml | .venv/.made
 	@echo "==> installing Headrace and its llama.cpp engine into .venv (once, about 60 MB)"
-	@$(PIP) install --progress-bar off --editable '.[llamacpp]' | $(BRIEFLY)
+	@$(PIP) install --progress-bar off --editable '.[llamacpp]' $(QUIETLY) | $(BRIEFLY)
 	@touch $@
 
 .venv/.dev: .venv/.installed
 	@echo "==> installing what the tests need into .venv (once)"
-	@$(PIP) install --progress-bar off --group dev | $(BRIEFLY)
+	@$(PIP) install --progress-bar off --group dev $(QUIETLY) | $(BRIEFLY)
 	@touch $@

@@ -73,8 +73,8 @@ class Child:
             OSError: the system cannot start another process.
         """
         read_end, write_end = os.pipe()
+        output = await _Output.open(read_end)
         try:
-            output = await _Output.open(read_end)
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-I", "-S", str(Path(exec_bound.__file__)), str(os.getpid())),
                 *argv,
@@ -84,6 +84,9 @@ class Child:
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
             )
+        except BaseException:
+            output.close()
+            raise
         finally:
             os.close(write_end)
         return cls(process, output, on_line)

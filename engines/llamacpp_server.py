@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import xllamacpp
 
 _GGUF_MAGIC = b"GGUF"
+_METADATA_BYTES = 16 * 1024 * 1024
+"""Metadata stand before the weights; vocabularies are the largest of them."""
 _SPARE_HTTP_THREADS = 256
 """Each open connection holds a thread: beyond the slots there must be some for waiting calls and for /health."""
 
@@ -43,7 +45,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--context-tokens", type=int, default=8192, help="KV cache shared by all slots")
     parser.add_argument("--slots", type=int, default=8, help="requests decoded together")
     parser.add_argument("--threads", type=int, help="default: one per core")
-    parser.add_argument("--embeddings", action="store_true", help="serve /v1/embeddings")
     return parser
 
 
@@ -74,7 +75,9 @@ def _start(options: argparse.Namespace) -> xllamacpp.Server:
     params.n_parallel = options.slots
     params.kv_unified = True
     params.endpoint_metrics = True
-    params.embedding = options.embeddings
+    params.embedding = True  # beside generation, not instead of it
+    if not _has_own_pooling(options.model):
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     params.n_threads_http = options.slots + _SPARE_HTTP_THREADS
     params.ui = False
     params.cors_origins = ""  # only the gateway calls it, never a web page
@@ -85,6 +88,12 @@ def _start(options: argparse.Namespace) -> xllamacpp.Server:
     except RuntimeError as error:
         print(f"llama.cpp did not start: {error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(1) from None
+
+
+def _has_own_pooling(path: Path) -> bool:
+    """Whether the model says how token vectors become one embedding: embedding models do, others do not."""
+    with path.open("rb") as file:
+        return b".pooling_type" in file.read(_METADATA_BYTES)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

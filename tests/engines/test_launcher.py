@@ -273,7 +273,7 @@ async def test_who_waits_hears_of_a_stop() -> None:
         waiting = asyncio.create_task(launcher.wait_ready())
         await asyncio.sleep(0)
         await asyncio.gather(launcher.stop(), launcher.stop())
-        with pytest.raises(LaunchError, match="engine: stopp"):
+        with pytest.raises(LaunchError, match="engine: stop"):
             await waiting
 
 
