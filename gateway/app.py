@@ -19,16 +19,21 @@ from gateway.asgi import AsgiHandler
 from gateway.catalog import Catalog, build_replicas
 from gateway.clock import Clock, RealClock
 from gateway.config import Config, Pool
+from gateway.config_secrets import secrets_of
 from gateway.dispatch import Dispatcher
 from gateway.errors import ApiError, MethodNotAllowed
 from gateway.http import Request, Sink
 from gateway.identity import KeyRing
+from gateway.listener import Acceptor
 from gateway.pipeline import Pipeline
 from gateway.replicas import Replica
 from gateway.server import SWEEP_S, Handler, HttpConnection, ServerState
 from gateway.telemetry import Exposition, Redactor, Telemetry, merge, render, series
 
 Metrics = Callable[[str], Awaitable[Exposition]]
+
+LAST_GRACE_S = 0.2
+"""For the request of a connection that was taken at the very end of accepting."""
 
 ROUTES = {
     prefix + path: operation
@@ -84,7 +89,7 @@ class Gateway:
         )
         self._api = AsgiHandler(create_api(state), "https" if self._tls else "http")
         self._calls: dict[Operation, Handler] = {o: self._call(o) for o in Operation}
-        self._listener: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self.telemetry.watch(series.REPLICA_IN_FLIGHT.name, self._replicas_in_flight)
 
@@ -92,33 +97,43 @@ class Gateway:
         """Accept connections on a bound socket."""
         loop = asyncio.get_running_loop()
         self._sweep(loop)
-        self._listener = await loop.create_server(
-            lambda: HttpConnection(self.server), sock=sock, ssl=self._tls, backlog=4096
-        )
+        self._acceptor = Acceptor(sock, lambda: HttpConnection(self.server), self._tls)
 
-    async def drain(self, limit_s: float, grace_s: float = 1.0) -> None:
-        """Take no more connections, let answers in flight finish for at most `limit_s`, then close what is left.
+    def stop_accepting(self) -> None:
+        """Close the listening socket. Idempotent."""
+        if self._acceptor is not None:
+            self._acceptor.close()
+
+    async def drain(self, limit_s: float, grace_s: float = 1.0, *, accept: bool = False) -> None:
+        """Let answers in flight finish for at most `limit_s`; take no more connections.
 
         Connections that idle get `grace_s` to carry one more request, whose answer says that it is the last: a client
         that is about to send on one is not cut off.
+
+        accept: go on accepting for `grace_s` all the same: who asks for readiness then reads 503, not a closed port.
         """
-        if self._listener is not None:
-            self._listener.close()
-        self.server.drain()
         began_s = time.monotonic()
+        self.server.drain()
+        if accept:
+            await asyncio.sleep(min(grace_s, limit_s))
+            grace_s = LAST_GRACE_S
+        self.stop_accepting()
         if not await self.server.closed_within(min(grace_s, limit_s)):
             self.server.close_idle()
             await self.server.closed_within(limit_s - (time.monotonic() - began_s))
 
-    async def aclose(self) -> None:
-        """Close every connection and write out what waits."""
-        if self._listener is not None:
-            self._listener.close()
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+    async def cut_off(self) -> None:
+        """End every connection, whatever it carries."""
         for connection in list(self.server.open):
             connection.abort()
         await self.server.closed_within(1.0)
+
+    async def aclose(self) -> None:
+        """Close every connection and write out what waits."""
+        self.stop_accepting()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await self.cut_off()
         for replica in self.replicas:
             await replica.engine.aclose()
         await self.telemetry.aclose()
@@ -171,15 +186,6 @@ def _server_tls(config: Config) -> ssl.SSLContext | None:
     context.load_cert_chain(config.server.tls.cert, config.server.tls.key)
     context.set_alpn_protocols(["http/1.1"])
     return context
-
-
-def secrets_of(config: Config) -> list[str]:
-    """Every secret value in a configuration, for those who must not show them."""
-    found = [config.auth.salt, *(k.key for k in config.auth.keys if k.key)]
-    for pool in config.pools.values():
-        found += [*pool.engine.headers.values(), *([pool.engine.api_key] if pool.engine.api_key else [])]
-    found += config.telemetry.tracing.otlp_headers.values()
-    return [value for secret in found if (value := secret.get_secret_value())]
 
 
 def _wall_s() -> float:

@@ -54,6 +54,8 @@ def serve(
     """
     if config is not None and (engine_url or model is not None):
         raise typer.BadParameter("--model and --engine-url are for serving without --config")
+    if config is None and (tls_cert is None) != (tls_key is None):
+        raise typer.BadParameter("--tls-cert and --tls-key go together")
     overrides: dict[KeyPath, object] = {
         ("server", "host"): host,
         ("server", "port"): port,
@@ -63,12 +65,11 @@ def serve(
         ("telemetry", "access_log", "format"): log_format.value if log_format else None,
         ("server", "drain_s"): drain,
     }
-    result = _configured(
-        config, model, engine_url, {path: value for path, value in overrides.items() if value is not None}
-    )
+    given = {path: value for path, value in overrides.items() if value is not None}
+    result = _configured(config, model, engine_url, given)
     from gateway.supervisor import run
 
-    raise typer.Exit(run(result, config))
+    raise typer.Exit(run(result, config, given))
 
 
 def _configured(file: Path | None, model: str | None, urls: list[str], overrides: dict[KeyPath, object]) -> Config:

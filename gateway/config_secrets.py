@@ -1,0 +1,14 @@
+"""Which values of a configuration nobody may see."""
+
+from __future__ import annotations
+
+from gateway.config import Config
+
+
+def secrets_of(config: Config) -> list[str]:
+    """Every secret value in a configuration, for those who must not show them."""
+    found = [config.auth.salt, *(k.key for k in config.auth.keys if k.key)]
+    for pool in config.pools.values():
+        found += [*pool.engine.headers.values(), *([pool.engine.api_key] if pool.engine.api_key else [])]
+    found += config.telemetry.tracing.otlp_headers.values()
+    return [value for secret in found if (value := secret.get_secret_value())]

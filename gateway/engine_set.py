@@ -1,0 +1,298 @@
+"""The engines that the configuration asks the gateway to run: which, where, and how their readiness is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TypeVar
+
+from engines.commands import fake_command, free_port, llamacpp_command
+from engines.launcher import Change, LaunchError, LaunchSpec, ProcessLauncher, State
+from gateway.banner import Console
+from gateway.config import Config, Pool
+
+T = TypeVar("T")
+
+SHOWN_LINES = 8
+_LOG_BYTES = 16 * 1024 * 1024
+_LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One engine to run. Two equal plans are the same engine, which therefore outlives a change of configuration.
+
+    names: the model names that it is asked for.
+    """
+
+    pool: str
+    name: str
+    kind: str
+    model: str
+    names: tuple[str, ...]
+    context_tokens: int
+    slots: int
+    threads: int | None
+    args: tuple[str, ...]
+
+    @property
+    def what(self) -> str:
+        return self.model or ", ".join(self.names)
+
+
+def plans_of(config: Config) -> list[Plan]:
+    return [plan for name, pool in config.pools.items() if not pool.urls for plan in _pool_plans(name, pool, config)]
+
+
+def _pool_plans(name: str, pool: Pool, config: Config) -> Iterable[Plan]:
+    engine = pool.engine
+    names = tuple(
+        dict.fromkeys(
+            variant.model or deployment_name
+            for deployment_name, deployment in config.deployments.items()
+            for variant in deployment.variants.values()
+            if name in variant.pools
+        )
+    )
+    for index in range(pool.replicas):
+        yield Plan(
+            pool=name,
+            name=f"{name}-{index}",
+            kind=engine.kind,
+            model=engine.model or "",
+            names=names or (name,),
+            context_tokens=engine.context_tokens,
+            slots=engine.slots,
+            threads=engine.threads,
+            args=tuple(engine.args),
+        )
+
+
+class Engine:
+    """A plan that was given a port, and the process that carries it out."""
+
+    def __init__(self, plan: Plan, console: Console, log: EngineLog) -> None:
+        self.plan = plan
+        self.port = free_port(_LOOPBACK)
+        self.url = f"http://{_LOOPBACK}:{self.port}"
+        self._console = console
+        self._log = log
+        self._began_s = 0.0
+        self._faltered = asyncio.Event()
+        self._launcher: ProcessLauncher | None = None
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.plan.name} {self.url} {self._launcher!r}>"
+
+    async def start(self, *, patient: bool) -> None:
+        """Fetch the model if need be, start the process, and return when it serves.
+
+        patient: if it ends before, it is started again, for as long as it takes.
+
+        Raises:
+            LaunchError: it cannot be started.
+            ModelError: its model cannot be had.
+        """
+        spec = await self._spec()
+        self._launcher = ProcessLauncher(spec, on_change=self._changed, on_line=self._log.write)
+        self._launcher.start()
+        serving = asyncio.create_task(self._launcher.wait_ready())
+        faltering = asyncio.create_task(self._faltered.wait())
+        try:
+            await asyncio.wait((serving,) if patient else (serving, faltering), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            serving.cancel()
+            faltering.cancel()
+        if not serving.done():
+            raise LaunchError(f"{self.plan.name}: ended before it was ready")
+        serving.result()
+
+    async def stop(self) -> None:
+        if self._launcher is not None:
+            await self._launcher.stop()
+        self._log.close()
+
+    def kill(self) -> None:
+        if self._launcher is not None:
+            self._launcher.kill()
+
+    def reopen_log(self) -> None:
+        self._log.open()
+
+    async def _spec(self) -> LaunchSpec:
+        plan = self.plan
+        if plan.kind == "fake":
+            more = [part for name in plan.names[1:] for part in ("--model", name)]
+            return fake_command(plan.name, model=plan.names[0], port=self.port, args=[*more, *plan.args])
+        return llamacpp_command(
+            plan.name,
+            model=await in_thread(lambda: _pulled(plan.model)),
+            alias=plan.names[0],
+            port=self.port,
+            context_tokens=plan.context_tokens,
+            slots=plan.slots,
+            threads=plan.threads,
+        )
+
+    def _changed(self, change: Change) -> None:
+        if change.new is State.STARTING:
+            self._began_s = time.monotonic()
+            self._console.engine_loads(change.name, self.plan.what, change.pid)
+        elif change.new is State.READY:
+            self._console.engine_ready(change.name, time.monotonic() - self._began_s)
+        elif change.new in (State.BACKING_OFF, State.FAILED):
+            self._faltered.set()
+            self._console.engine_ended(change.name, _sentence(change), self._last_lines(), self._log.path)
+
+    def _last_lines(self) -> list[str]:
+        return [line for line in (self._launcher.lines if self._launcher else ()) if line.strip()][-SHOWN_LINES:]
+
+
+def _sentence(change: Change) -> str:
+    if change.new is State.FAILED:
+        return f"{change.reason}; starting it again cannot help"
+    often = f" ({change.failures} times in a row)" if change.crash_loop else ""
+    return f"{change.reason}{often}; it is started again in {change.retry_in_s or 0.0:.1f} s"
+
+
+def _pulled(model: str) -> Path:
+    from engines.models import pull, resolve
+    from gateway.cli.progress import fetch_progress
+
+    present = resolve(model)
+    if present is not None:
+        return present
+    with fetch_progress() as progress:
+        return pull(model, progress=progress)
+
+
+class Engines:
+    """The engines that run, by plan."""
+
+    def __init__(self, console: Console, log_folder: Path | None) -> None:
+        self._console = console
+        self._log_folder = log_folder
+        self._engines: dict[Plan, Engine] = {}
+
+    def prepare(self, config: Config) -> tuple[Config, list[Engine]]:
+        """`config` with a URL for each engine that it wants run, and those of them that do not run yet."""
+        wanted = plans_of(config)
+        fresh = {plan: self._make(plan) for plan in wanted if plan not in self._engines}
+        known = {**self._engines, **fresh}
+        urls: dict[str, list[str]] = {}
+        for plan in wanted:
+            urls.setdefault(plan.pool, []).append(known[plan].url)
+        pools = {
+            name: pool.model_copy(update={"urls": urls[name]}) if name in urls else pool
+            for name, pool in config.pools.items()
+        }
+        return config.model_copy(update={"pools": pools}), list(fresh.values())
+
+    async def start(self, engines: Iterable[Engine], *, patient: bool) -> None:
+        """Start engines together; returns when all serve. They are kept running from now on.
+
+        patient: an engine that ends before it serves is started again, for as long as it takes.
+
+        Raises:
+            LaunchError, ModelError: the first that cannot be started.
+        """
+        fresh = list(engines)
+        self._engines.update((engine.plan, engine) for engine in fresh)
+        await together(engine.start(patient=patient) for engine in fresh)
+
+    async def keep_only(self, configs: Iterable[Config]) -> None:
+        """Stop what none of these wants."""
+        wanted = {plan for config in configs for plan in plans_of(config)}
+        gone = [self._engines.pop(plan) for plan in list(self._engines) if plan not in wanted]
+        await together(engine.stop() for engine in gone)
+
+    async def stop(self) -> None:
+        await together(engine.stop() for engine in self._engines.values())
+        self._engines.clear()
+
+    def kill(self) -> None:
+        for engine in self._engines.values():
+            engine.kill()
+
+    def reopen_logs(self) -> None:
+        for engine in self._engines.values():
+            engine.reopen_log()
+
+    def _make(self, plan: Plan) -> Engine:
+        path = self._log_folder / f"{plan.name.replace('/', '-')}.log" if self._log_folder else None
+        return Engine(plan, self._console, EngineLog(path))
+
+
+class EngineLog:
+    """What one engine writes, kept in a file; what the file held before is moved to `*.1` once it is large."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._file: IO[str] | None = None
+        self.open()
+
+    def open(self) -> None:
+        self.close()
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists() and self.path.stat().st_size > _LOG_BYTES:
+                self.path.rename(self.path.with_name(f"{self.path.name}.1"))
+            self._file = self.path.open("a", encoding="utf-8", errors="replace", buffering=1)
+        except OSError:
+            self.path = None  # a read-only home is no reason not to serve
+
+    def write(self, name: str, line: str) -> None:
+        if self._file is not None:
+            try:
+                self._file.write(f"{line}\n")
+            except OSError:
+                self.close()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+async def together(steps: Iterable[Coroutine[None, None, None]]) -> None:
+    """Await all; the first error ends the rest and is raised as it is."""
+    tasks = [asyncio.create_task(step) for step in steps]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Run blocking work in a thread that the process's end does not wait for."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def settle(value: T | None, error: BaseException | None) -> None:
+        if result.done():
+            return
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(value)  # type: ignore[arg-type]
+
+    def body() -> None:
+        try:
+            value = work()
+        except BaseException as error:
+            outcome: tuple[T | None, BaseException | None] = (None, error)
+        else:
+            outcome = (value, None)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=body, name="headrace-fetch", daemon=True).start()
+    return await result

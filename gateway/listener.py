@@ -1,0 +1,131 @@
+"""The listening socket that all workers share: bound by the supervisor, accepted from by each worker."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 4096
+_PAUSE_S = 0.5
+_HANDSHAKE_S = 10.0
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class CannotListen(Exception):
+    """The address cannot be bound; the message names the setting."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Listen on an address; port 0 takes a free one.
+
+    Raises:
+        CannotListen: it is taken, not allowed, or not an address of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise CannotListen(f'server.host: "{host}" is not an address of this machine: {error.strerror}') from None
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted connections inherit it: a token must not wait for the acknowledgement of the last one.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise CannotListen(_why(error, host, port)) from None
+    listener.setblocking(False)
+    return listener
+
+
+def _why(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} of {host} is in use by another program; choose another one with --port or server.port"
+    if error.errno == errno.EACCES:
+        return f"port {port} needs more rights than this process has; choose one above 1023 with --port or server.port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f'server.host: "{host}" is not an address of this machine'
+    return f"cannot listen on {host} port {port} (server.host, server.port): {error.strerror}"
+
+
+class Acceptor:
+    """Takes connections from the shared socket, one per turn of the event loop.
+
+    A server that takes all that wait leaves nothing to the other workers: after a burst one of them would have every
+    connection, and with keep-alive all the work.
+    """
+
+    def __init__(
+        self, listener: socket.socket, connect: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._listener = listener
+        self._connect = connect
+        self._tls = tls
+        self._beginning: set[asyncio.Task[None]] = set()
+        self._resuming: asyncio.TimerHandle | None = None
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+        self._loop.add_reader(listener, self._accept)
+
+    @property
+    def is_open(self) -> bool:
+        return self._listener.fileno() >= 0
+
+    def close(self) -> None:
+        """Stop, after taking what waits already: if nobody else listens, the system would reset it. Idempotent."""
+        if self.is_open:
+            self._pause()
+            while self._take():
+                pass
+            self._listener.close()
+
+    def _accept(self) -> None:
+        self._take()
+
+    def _take(self) -> bool:
+        """Take one connection; whether there may be more."""
+        try:
+            client, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if error.errno not in _OUT_OF_RESOURCES:
+                return True  # that client is gone already
+            logger.error("cannot accept connections: %s; raise the limit of open files (ulimit -n)", error.strerror)
+            self._pause()
+            self._resuming = self._loop.call_later(_PAUSE_S, self._resume)
+            return False
+        client.setblocking(False)
+        task = self._loop.create_task(self._begin(client))
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+        return True
+
+    async def _begin(self, client: socket.socket) -> None:
+        limit_s = _HANDSHAKE_S if self._tls else None
+        try:
+            await self._loop.connect_accepted_socket(
+                self._connect, client, ssl=self._tls, ssl_handshake_timeout=limit_s
+            )
+        except (OSError, EOFError) as error:
+            client.close()
+            logger.debug("a connection did not come about: %s", error)
+
+    def _pause(self) -> None:
+        self._loop.remove_reader(self._listener)
+        if self._resuming is not None:
+            self._resuming.cancel()
+
+    def _resume(self) -> None:
+        if self.is_open:
+            self._loop.add_reader(self._listener, self._accept)

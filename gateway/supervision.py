@@ -1,0 +1,225 @@
+"""The supervisor at work: start, signals, a new configuration, the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+
+from engines.launcher import LaunchError
+from engines.models import ModelError
+from gateway.banner import Console, shown_url
+from gateway.config import Config
+from gateway.config_problems import ConfigError
+from gateway.engine_set import Engines, together
+from gateway.listener import CannotListen, bind
+from gateway.machine import notify, reap_orphans, state_folder, usable_cores
+from gateway.workers import Generation, Numbering, WorkerFailed
+
+GRACE_S = 1.0
+"""How long draining workers still accept, and how long idle connections get for one more request."""
+_SIGNALLED = 128
+"""Added to a signal's number: the exit status of what a signal ended at once."""
+_CANNOT = (CannotListen, WorkerFailed, LaunchError, ModelError, OSError)
+
+
+class Supervisor:
+    """Runs the gateway from start to end, once.
+
+    reread: the configuration anew, for SIGHUP; raises ConfigError. None: it does not come from a file.
+    """
+
+    def __init__(self, config: Config, reread: Callable[[], Config] | None, console: Console) -> None:
+        self._config = config
+        self._reread = reread
+        self._console = console
+        self._engines = Engines(console, state_folder() / "engines")
+        self._numbering = Numbering(config.telemetry.max_tenants)
+        self._generation: Generation | None = None
+        self._draining: dict[asyncio.Task[None], Generation] = {}
+        self._stop_signal = 0
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._reload = asyncio.Event()
+        self._on_terminal = sys.stderr.isatty()
+
+    async def run(self) -> int:
+        """Returns the exit status."""
+        self._listen_to_signals()
+        helpers = [asyncio.create_task(reap_orphans())] if os.getpid() == 1 else []
+        try:
+            status = await self._serve()
+            if await _unless(self._stop_now, self._end(at_once=status != 0)):
+                return status
+            self._kill()
+            return _SIGNALLED + self._stop_signal
+        finally:
+            for helper in helpers:
+                helper.cancel()
+
+    async def _serve(self) -> int:
+        """From the start until somebody wants the end."""
+        try:
+            if not await _unless(self._stop, self._start()):
+                return 0
+        except _CANNOT as error:
+            self._console.fail(f"cannot start: {error}")
+            return 1
+        reloading = asyncio.create_task(self._reload_when_told())
+        await self._stop.wait()
+        reloading.cancel()
+        await asyncio.wait((reloading,))
+        return 0
+
+    # Start
+
+    async def _start(self) -> None:
+        config = self._config
+        listener = bind(config.server.host, config.server.port)
+        effective, fresh = self._engines.prepare(config)
+        self._generation = generation = self._new_generation(config, effective, listener)
+        url = self._url(generation)
+        self._console.overview(effective, url, generation.count)
+        await together([generation.start(), self._engines.start(fresh, patient=True)])
+        self._console.examples(config, url)
+        notify("READY=1")
+
+    def _new_generation(self, config: Config, effective: Config, listener: socket.socket) -> Generation:
+        count = config.server.workers or usable_cores()
+        return Generation(config, effective, listener, count, self._console, self._numbering)
+
+    def _url(self, generation: Generation) -> str:
+        server = generation.config.server
+        return shown_url(server.host, generation.listener.getsockname()[1], tls=server.tls is not None)
+
+    # Signals
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told_to_stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._told_to_reload)
+
+    def _told_to_stop(self, number: signal.Signals) -> None:
+        self._stop_signal = number
+        if self._stop.is_set():
+            self._console.warn("told to stop again: ending at once")
+            self._stop_now.set()
+        self._stop.set()
+
+    def _told_to_reload(self) -> None:
+        if self._on_terminal and not sys.stderr.isatty():
+            self._told_to_stop(signal.SIGHUP)  # the terminal was closed
+        else:
+            self._reload.set()
+
+    # A new configuration
+
+    async def _reload_when_told(self) -> None:
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            self._engines.reopen_logs()
+            assert self._generation is not None
+            self._generation.reopen_logs()
+            await self._reconfigure()
+
+    async def _reconfigure(self) -> None:
+        if self._reread is None:
+            self._console.tell("SIGHUP: log files are opened anew; there is no configuration file to read again")
+            return
+        try:
+            config = self._reread()
+        except ConfigError as error:
+            self._console.fail(f"SIGHUP: the configuration is refused, the old one stays:\n{error}")
+            return
+        if config == self._config and not _names_files(config):
+            self._console.tell("SIGHUP: log files are opened anew; the configuration is as it was")
+            return
+        try:
+            await self._switch(config)
+        except _CANNOT as error:
+            self._console.fail(f"SIGHUP: the configuration is refused, the old one stays: {error}")
+        else:
+            self._console.tell("SIGHUP: the new configuration serves; the old workers finish what they have begun")
+
+    async def _switch(self, config: Config) -> None:
+        """New engines, then new workers, and only then an end of the old ones."""
+        old = self._generation
+        assert old is not None
+        server = config.server
+        moves = (server.host, server.port) != (self._config.server.host, self._config.server.port)
+        listener = bind(server.host, server.port) if moves else old.listener.dup()
+        effective, fresh = self._engines.prepare(config)
+        new = self._new_generation(config, effective, listener)
+        try:
+            await self._engines.start(fresh, patient=False)
+            await new.start()
+        except BaseException:
+            listener.close()
+            await self._engines.keep_only(self._wanted())
+            raise
+        self._generation, self._config = new, config
+        if moves:
+            self._console.tell(f"gateway on {self._url(new)} with {new.count} workers")
+        self._retire(old)
+
+    def _retire(self, old: Generation) -> None:
+        task = asyncio.create_task(self._drain_old(old))
+        self._draining[task] = old
+        task.add_done_callback(self._draining.pop)
+
+    async def _drain_old(self, old: Generation) -> None:
+        old.listener.close()
+        await old.drain(old.config.server.drain_s, GRACE_S, accept=False)
+        await self._engines.keep_only(config for config in self._wanted() if config is not old.config)
+
+    def _wanted(self) -> list[Config]:
+        generations = [*self._draining.values(), *([self._generation] if self._generation else [])]
+        return [generation.config for generation in generations]
+
+    # End
+
+    async def _end(self, *, at_once: bool) -> None:
+        """Drain the workers, then stop the engines: streams end before what feeds them."""
+        notify("STOPPING=1")
+        if at_once:
+            self._kill()
+        generation = self._generation
+        if generation is not None:
+            generation.listener.close()
+            if not at_once:
+                self._console.tell(f"stopping: answers in flight have {self._config.server.drain_s:g} s to finish")
+            await generation.drain(self._config.server.drain_s, GRACE_S, accept=True)
+        if self._draining:
+            await asyncio.wait(self._draining)
+        await self._engines.stop()
+        if not at_once:
+            self._console.tell("stopped")
+
+    def _kill(self) -> None:
+        for generation in [*self._draining.values(), *([self._generation] if self._generation else [])]:
+            generation.kill()
+        self._engines.kill()
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
+    """Do the work, or give it up when the event is set. Returns whether it was done."""
+    working = asyncio.create_task(work)
+    waiting = asyncio.create_task(event.wait())
+    await asyncio.wait((working, waiting), return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not working.done():
+        working.cancel()
+        await asyncio.wait((working,))
+        return False
+    working.result()
+    return True
+
+
+def _names_files(config: Config) -> bool:
+    """Whether it leans on files that may have changed under the same names."""
+    return config.server.tls is not None or any(pool.engine.ca_file for pool in config.pools.values())

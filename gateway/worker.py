@@ -1,0 +1,203 @@
+"""One gateway worker: `python -m gateway.worker LISTENER_FD CHANNEL_FD`, started by the supervisor alone."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import itertools
+import logging
+import resource
+import signal
+import socket
+import sys
+from typing import Literal, cast
+
+from gateway.app import Gateway
+from gateway.config import Config
+from gateway.config_secrets import secrets_of
+from gateway.control import (
+    Ask,
+    Channel,
+    Configure,
+    Drain,
+    Exposed,
+    Message,
+    Numbers,
+    Refused,
+    Reopen,
+    Scrape,
+    Started,
+    unpack_config,
+)
+from gateway.telemetry import Exposition, Redactor
+from gateway.telemetry.logs import set_up
+
+logger = logging.getLogger(__name__)
+
+PUSH_S = 1.0
+GRACE_S = 1.0
+"""How long a draining worker still accepts, and how long idle connections get for one more request."""
+OVERTIME_S = 5.0
+"""An orphan that has not ended this long after its drain limit is ended by the system."""
+SETTLE_S = 0.05
+"""For what was cut off to be counted."""
+SCRAPE_S = 2.0
+_PR_SET_PDEATHSIG = 1
+_MAX_FILES = 1 << 20
+_GC_THRESHOLDS = (50_000, 20, 50)
+
+
+class SupervisorGone(Exception):
+    """The channel ended before the worker had started."""
+
+
+class Worker:
+    """Runs a `Gateway` as the channel says."""
+
+    def __init__(self, listener: socket.socket, end: socket.socket) -> None:
+        self._listener = listener
+        self._end = end
+        self._channel = cast(Channel, None)
+        self._gateway: Gateway | None = None
+        self._config = Config()
+        self._configured: asyncio.Future[Configure] = asyncio.get_running_loop().create_future()
+        self._drain: asyncio.Future[Drain] = asyncio.get_running_loop().create_future()
+        self._scrapes: dict[int, asyncio.Future[Exposition]] = {}
+        self._ids = itertools.count(1)
+
+    async def run(self) -> int:
+        """Serve until told to drain. Returns the exit status."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._told_to_end)
+        self._channel = await Channel.open(self._end, self._take, self._orphaned)
+        try:
+            await self._start(await self._configured)
+        except SupervisorGone:
+            return 1
+        except Exception as error:
+            if not isinstance(error, OSError | ValueError):
+                logger.exception("the worker cannot start")
+            self._channel.send(Refused(f"{type(error).__name__}: {error}"))
+            await self._channel.close()
+            return 1
+        pushing = loop.create_task(self._push())
+        drain = await self._drain
+        await self._finish(drain)
+        pushing.cancel()
+        await self._channel.close()
+        return 0
+
+    async def _start(self, told: Configure) -> None:
+        self._config = unpack_config(told.config)
+        redactor = Redactor(secrets_of(self._config))
+        set_up(cast(Literal["json", "pretty"], told.log_format), redactor=redactor, worker_id=told.worker_id)
+        self._gateway = Gateway(self._config, worker_id=told.worker_id, metrics=self._all_metrics)
+        await self._gateway.start(self._listener)
+        # What is here now stays: the collector need not look at it again, nor after every few hundred objects.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
+        self._channel.send(Started())
+
+    async def _finish(self, drain: Drain) -> None:
+        gateway = self._gateway
+        assert gateway is not None
+        await gateway.drain(drain.limit_s, drain.grace_s, accept=drain.accept)
+        if gateway.server.open:
+            logger.warning(
+                "%d answers did not finish within %g s (server.drain_s) and are cut off",
+                len(gateway.server.open),
+                drain.limit_s,
+            )
+        await gateway.cut_off()
+        await asyncio.sleep(SETTLE_S)
+        self._channel.send(Numbers(0, gateway.telemetry.snapshot()))
+        await gateway.aclose()
+
+    async def _push(self) -> None:
+        """The numbers that count if this process is killed are those of at most a second ago."""
+        assert self._gateway is not None
+        while True:
+            if not self._channel.congested:
+                self._channel.send(Numbers(0, self._gateway.telemetry.snapshot()))
+            await asyncio.sleep(PUSH_S)
+
+    async def _all_metrics(self, accept: str) -> Exposition:
+        scrape_id = next(self._ids)
+        answer: asyncio.Future[Exposition] = asyncio.get_running_loop().create_future()
+        self._scrapes[scrape_id] = answer
+        try:
+            self._channel.send(Scrape(scrape_id, accept))
+            async with asyncio.timeout(SCRAPE_S):
+                return await answer
+        finally:
+            del self._scrapes[scrape_id]
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case Ask(id=ask_id) if self._gateway is not None:
+                self._channel.send(Numbers(ask_id, self._gateway.telemetry.snapshot()))
+            case Exposed(id=scrape_id, body=body, content_type=content_type):
+                waiting = self._scrapes.get(scrape_id)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(Exposition(body, content_type))
+            case Reopen() if self._gateway is not None:
+                self._gateway.telemetry.reopen()
+            case Drain():
+                self._begin_drain(message)
+            case Configure():
+                self._configured.set_result(message)
+            case _:
+                pass
+
+    def _begin_drain(self, drain: Drain) -> None:
+        if not self._drain.done():
+            self._drain.set_result(drain)
+
+    def _told_to_end(self) -> None:
+        self._begin_drain(Drain(self._config.server.drain_s, GRACE_S, accept=True))
+
+    def _orphaned(self) -> None:
+        """The supervisor is gone: whoever starts it anew needs the port, so that nothing more is accepted here."""
+        if not self._configured.done():
+            self._configured.set_exception(SupervisorGone())
+        if self._gateway is not None:
+            self._gateway.stop_accepting()
+        self._begin_drain(Drain(self._config.server.drain_s, GRACE_S, accept=False))
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, self._config.server.drain_s + OVERTIME_S)
+
+
+def _bind_to_parent() -> None:
+    """Have the kernel send SIGTERM when the supervisor dies; the end of the channel says the same."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _raise_file_limit() -> None:
+    """Two descriptors a stream: the usual soft limit of 1024 is soon reached."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, _MAX_FILES)
+    if soft == resource.RLIM_INFINITY or soft >= most:
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+async def _run(listener_fd: int, channel_fd: int) -> int:
+    return await Worker(socket.socket(fileno=listener_fd), socket.socket(fileno=channel_fd)).run()
+
+
+def main(argv: list[str]) -> int:
+    # Ctrl-C in a terminal reaches the whole group; the supervisor says what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _bind_to_parent()
+    _raise_file_limit()
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_run(int(argv[0]), int(argv[1])))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

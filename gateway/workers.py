@@ -1,0 +1,312 @@
+"""The worker processes as the supervisor sees them: started, replaced when they die, asked for numbers, drained."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import random
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+from engines.exit_reason import explain_exit
+from engines.launcher import Backoff
+from gateway.banner import Console
+from gateway.config import Config
+from gateway.control import (
+    Ask,
+    Channel,
+    Configure,
+    Drain,
+    Exposed,
+    Message,
+    Numbers,
+    Refused,
+    Reopen,
+    Scrape,
+    Started,
+    pack_config,
+)
+from gateway.telemetry import Bound, Exposition, merge, render, retire
+
+ASK_S = 0.2
+"""A worker that does not answer by then counts with its last numbers, which are about a second old."""
+START_S = 60.0
+OVERTIME_S = 10.0
+"""From the drain limit to SIGKILL."""
+BACKOFF = Backoff(first_s=0.1, max_s=10.0, healthy_s=30.0, crash_loop_after=4)
+
+
+class WorkerFailed(Exception):
+    """A worker could not start; the message says why."""
+
+
+class Worker:
+    """One process. `numbers`: its latest snapshot; `ended`: set once it is reaped and its last message is taken."""
+
+    def __init__(
+        self, worker_id: int, process: asyncio.subprocess.Process, on_scrape: Callable[[Worker, Scrape], None]
+    ):
+        self.id = worker_id
+        self.pid = process.pid
+        self.numbers: bytes | None = None
+        self.ended = asyncio.Event()
+        self.started = asyncio.Event()
+        self.refusal = ""
+        self._process = process
+        self._on_scrape = on_scrape
+        self._channel: Channel | None = None
+        self._asked: dict[int, asyncio.Future[None]] = {}
+        self._ids = itertools.count(1)
+        self._watching = asyncio.get_running_loop().create_task(self._watch())
+
+    def __repr__(self) -> str:
+        state = "ended" if self.ended.is_set() else "serving" if self.started.is_set() else "starting"
+        return f"<Worker {self.id} {state} pid={self.pid}>"
+
+    @classmethod
+    async def spawn(
+        cls, told: Configure, listener: socket.socket, on_scrape: Callable[[Worker, Scrape], None]
+    ) -> Worker:
+        """Start a process on the listening socket.
+
+        Raises:
+            OSError: the system cannot start another process.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            fds = (listener.fileno(), theirs.fileno())
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "gateway.worker", *map(str, fds)),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    pass_fds=fds,
+                )
+            except OSError:
+                ours.close()
+                raise
+        worker = cls(told.worker_id, process, on_scrape)
+        worker._channel = await Channel.open(ours, worker._take)
+        worker._channel.send(told)
+        return worker
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    def send(self, message: Message) -> None:
+        if self._channel is not None:
+            self._channel.send(message)
+
+    def kill(self) -> None:
+        if not self.ended.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def ask(self) -> None:
+        """Have `numbers` renewed; returns when they are."""
+        ask_id = next(self._ids)
+        answer = self._asked[ask_id] = asyncio.get_running_loop().create_future()
+        try:
+            self.send(Ask(ask_id))
+            await answer
+        finally:
+            del self._asked[ask_id]
+
+    def why(self) -> str:
+        """Why it ended, as a sentence."""
+        return self.refusal or explain_exit(self.returncode or 0, ()).sentence
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case Numbers(id=ask_id, snapshot=snapshot):
+                self.numbers = snapshot
+                answer = self._asked.get(ask_id)
+                if answer is not None and not answer.done():
+                    answer.set_result(None)
+            case Scrape():
+                self._on_scrape(self, message)
+            case Started():
+                self.started.set()
+            case Refused(message=text):
+                self.refusal = text
+            case _:
+                pass
+
+    async def _watch(self) -> None:
+        await self._process.wait()
+        if self._channel is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._channel.ended.wait(), 1.0)
+            await self._channel.close(0.0)
+        self.ended.set()
+
+
+class Numbering:
+    """The sum over all workers, those that are gone included (A22)."""
+
+    def __init__(self, max_tenants: int) -> None:
+        self._bound = Bound(max_tenants)
+        self._live: set[Worker] = set()
+        self._retired: bytes | None = None
+        self._answering: set[asyncio.Task[None]] = set()
+
+    def include(self, worker: Worker) -> None:
+        self._live.add(worker)
+
+    def retire(self, worker: Worker) -> None:
+        """Keep the counters of a worker that ended."""
+        if worker not in self._live:
+            return
+        self._live.discard(worker)
+        if worker.numbers is not None:
+            before = [self._retired] if self._retired is not None else []
+            self._retired = retire([*before, worker.numbers], bound=self._bound)
+
+    def answer(self, worker: Worker, scrape: Scrape) -> None:
+        """Answer one worker with the numbers of all."""
+        task = asyncio.get_running_loop().create_task(self._answer(worker, scrape))
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+    async def _answer(self, worker: Worker, scrape: Scrape) -> None:
+        exposition = await self.expose(scrape.accept)
+        worker.send(Exposed(scrape.id, exposition.body, exposition.content_type))
+
+    async def expose(self, accept: str) -> Exposition:
+        asking = [asyncio.create_task(worker.ask()) for worker in self._live if worker.started.is_set()]
+        if asking:
+            _, late = await asyncio.wait(asking, timeout=ASK_S)
+            for task in late:
+                task.cancel()
+        live = [worker.numbers for worker in self._live if worker.numbers is not None]
+        retired = [self._retired] if self._retired is not None else []
+        return render(merge(live, retired, bound=self._bound), accept)
+
+
+class Generation:
+    """The workers of one configuration on one listening socket.
+
+    config: as it was written; the workers get `effective`, in which every pool has URLs.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        effective: Config,
+        listener: socket.socket,
+        count: int,
+        console: Console,
+        numbering: Numbering,
+    ) -> None:
+        self.listener = listener
+        self.count = count
+        self.config = config
+        self._packed = pack_config(effective)
+        self._console = console
+        self._numbering = numbering
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+        self._workers: dict[int, Worker] = {}
+        self._keepers: list[asyncio.Task[None]] = []
+        self._ending = False
+
+    def __repr__(self) -> str:
+        return f"<Generation {list(self._workers.values())}>"
+
+    async def start(self) -> None:
+        """Start every worker; returns when all accept connections.
+
+        Raises:
+            WorkerFailed: one of them cannot; the others are ended.
+        """
+        try:
+            for worker_id in range(self.count):
+                await self._spawn(worker_id)
+            for worker in list(self._workers.values()):
+                await self._started(worker)
+        except BaseException:
+            self.kill()
+            for worker in self._workers.values():
+                self._numbering.retire(worker)
+            raise
+        loop = asyncio.get_running_loop()
+        self._keepers = [loop.create_task(self._keep(worker)) for worker in self._workers.values()]
+
+    async def drain(self, limit_s: float, grace_s: float, *, accept: bool) -> None:
+        """Have every worker finish and end. See `Gateway.drain`."""
+        self._ending = True
+        for worker in self._workers.values():
+            worker.send(Drain(limit_s, grace_s, accept))
+        try:
+            async with asyncio.timeout(limit_s + grace_s + OVERTIME_S):
+                await self._all_ended()
+        except TimeoutError:
+            self._console.fail(f"workers did not end within {OVERTIME_S:g} s of the drain limit and are killed")
+            self.kill()
+            await self._all_ended()
+
+    def kill(self) -> None:
+        self._ending = True
+        for keeper in self._keepers:
+            keeper.cancel()
+        for worker in self._workers.values():
+            worker.kill()
+
+    def reopen_logs(self) -> None:
+        for worker in self._workers.values():
+            worker.send(Reopen())
+
+    async def _all_ended(self) -> None:
+        for worker in self._workers.values():
+            await worker.ended.wait()
+        for keeper in self._keepers:
+            keeper.cancel()
+        if self._keepers:
+            await asyncio.wait(self._keepers)
+
+    async def _spawn(self, worker_id: int) -> Worker:
+        told = Configure(worker_id, self._packed, self._console.how)
+        worker = await Worker.spawn(told, self.listener, self._numbering.answer)
+        self._workers[worker_id] = worker
+        self._numbering.include(worker)
+        return worker
+
+    async def _started(self, worker: Worker) -> None:
+        waits = [asyncio.create_task(worker.started.wait()), asyncio.create_task(worker.ended.wait())]
+        try:
+            await asyncio.wait(waits, timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if worker.ended.is_set():
+            raise WorkerFailed(f"worker {worker.id} could not start: {worker.why()}")
+        if not worker.started.is_set():
+            raise WorkerFailed(f"worker {worker.id} did not start within {START_S:g} s")
+
+    async def _keep(self, worker: Worker) -> None:
+        """Watch one worker, and replace it whenever it ends."""
+        failures = 0
+        while True:
+            began_s = time.monotonic()
+            await worker.ended.wait()
+            self._numbering.retire(worker)
+            if self._ending:
+                return
+            failures = 1 if time.monotonic() - began_s >= BACKOFF.healthy_s else failures + 1
+            pause_s = BACKOFF.pause_s(failures, self._rng)
+            self._tell_end(worker, failures, pause_s)
+            await asyncio.sleep(pause_s)
+            try:
+                worker = await self._spawn(worker.id)
+            except OSError as error:
+                self._console.fail(f"the system cannot start another worker: {error}")
+
+    def _tell_end(self, worker: Worker, failures: int, pause_s: float) -> None:
+        often = f" {failures} times in a row" if failures > 1 else ""
+        text = f"worker {worker.id} (process {worker.pid}) ended{often}: {worker.why()}"
+        if failures >= BACKOFF.crash_loop_after:
+            self._console.fail(f"{text}; it is in a crash loop, the next start is in {pause_s:.1f} s")
+        else:
+            self._console.warn(f"{text}; a new one starts in {pause_s:.1f} s")
