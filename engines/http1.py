@@ -17,9 +17,11 @@ MAX_LINE_BYTES = 4 * 1024
 
 CHUNK_SIZES = {f"{n:{f}}".encode(): n for n in range(1, 0x4000) for f in ("x", "X")}
 """Chunk-size lines as they are usually written, each with its value."""
-_SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;[^\r\n]*)?")
+_SIZE_LINE = re.compile(rb"([0-9a-fA-F]{1,15})(?:[ \t]*;[^\x00-\x08\n-\x1f\x7f]*)?")
+_SIZE_LINE_BEGUN = re.compile(rb"(?:[0-9a-fA-F]{1,15}(?:[ \t]*|[ \t]*;[^\x00-\x08\n-\x1f\x7f]*)\r?)?")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: [^\r\n]*)?")
-_TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_FIELD_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([^\x00\r\n]*)")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
 
 
 class Target(Protocol):
@@ -97,8 +99,10 @@ class ResponseDecoder:
                 self._held = buffer[position:]
                 return
             position = step
-            if self._state is _COMPLETE and position < len(buffer):
-                self.keep_alive = False
+            if self._state is _COMPLETE:
+                # Bytes after the end would be taken for the next answer: no next one on this connection.
+                self.keep_alive = self.keep_alive and position == len(buffer)
+                self._target.on_complete()  # type: ignore[union-attr]
                 return
 
     def eof(self) -> None:
@@ -108,17 +112,19 @@ class ResponseDecoder:
             EngineDied: before the response was complete.
         """
         if self._state is _UNTIL_CLOSE:
-            self._finish()
+            self._state = _COMPLETE
+            self._target.on_complete()  # type: ignore[union-attr]
         elif self._state is not _COMPLETE:
             raise EngineDied("the engine closed the connection before its answer was complete")
 
     def _head(self, buffer: bytes, position: int) -> int:
         end = buffer.find(b"\r\n\r\n", position)
+        if (end if end >= 0 else len(buffer)) - position > MAX_HEAD_BYTES:
+            raise EngineProtocolError(f"the head of the engine's answer is over {MAX_HEAD_BYTES} bytes")
         if end < 0:
-            if len(buffer) - position > MAX_HEAD_BYTES:
-                raise EngineProtocolError(f"the head of the engine's answer is over {MAX_HEAD_BYTES} bytes")
             if not b"HTTP/1."[: len(buffer) - position] == buffer[position : position + 7]:
                 raise EngineProtocolError(f"no HTTP/1.x answer: {buffer[position : position + 40]!r}")
+            _refuse_bare_lf(buffer, position)
             return -1
         lines = buffer[position:end].split(b"\r\n")
         match = _STATUS_LINE.fullmatch(lines[0])
@@ -137,33 +143,32 @@ class ResponseDecoder:
         self.keep_alive = b"keep-alive" in connection if http_1_0 else b"close" not in connection
         coding = headers.get(b"transfer-encoding")
         length = headers.get(b"content-length")
-        if coding is not None:
-            if coding.lower().strip() != b"chunked" or http_1_0:
+        self._left = 0
+        if status in (204, 304):
+            self._state = _COMPLETE
+        elif coding is not None:
+            if coding.lower() != b"chunked" or http_1_0:
                 raise EngineProtocolError(f"unsupported transfer-encoding {coding[:40]!r}")
             self._state = _CHUNK_SIZE
             if length is not None:
+                # RFC 9112, 6.3: chunked wins, and the connection is not to be trusted with another answer.
                 self.keep_alive = False
-        elif status in (204, 304):
-            self._left = 0
-            self._state = _SIZED
         elif length is not None:
             if not length.isdigit() or len(length) > 15:
                 raise EngineProtocolError(f"bad content-length {length[:40]!r}")
             self._left = int(length)
-            self._state = _SIZED
+            self._state = _SIZED if self._left else _COMPLETE
         else:
             self.keep_alive = False
             self._state = _UNTIL_CLOSE
         self._target.on_head(status, headers)  # type: ignore[union-attr]
-        if self._state is _SIZED and self._left == 0:
-            self._finish()
 
     def _sized(self, buffer: bytes, position: int) -> int:
         piece = buffer[position : position + self._left]
         self._left -= len(piece)
-        self._target.on_body(piece, None)  # type: ignore[union-attr]
         if self._left == 0:
-            self._finish()
+            self._state = _COMPLETE
+        self._target.on_body(piece, None)  # type: ignore[union-attr]
         return position + len(piece)
 
     def _until_close(self, buffer: bytes, position: int) -> int:
@@ -175,6 +180,8 @@ class ResponseDecoder:
         if end < 0:
             if len(buffer) - position >= MAX_LINE_BYTES:
                 raise EngineProtocolError(f"a chunk-size line over {MAX_LINE_BYTES} bytes")
+            if not _SIZE_LINE_BEGUN.fullmatch(buffer, position):
+                raise EngineProtocolError(f"bad chunk size {buffer[position : position + 40]!r}")
             return -1
         line = buffer[position:end]
         match = _SIZE_LINE.fullmatch(line)
@@ -202,10 +209,10 @@ class ResponseDecoder:
         return position + len(piece)
 
     def _chunk_end(self, buffer: bytes, position: int) -> int:
+        if not b"\r\n".startswith(buffer[position : position + 2]):
+            raise EngineProtocolError("a chunk is longer than its size says")
         if len(buffer) - position < 2:
             return -1
-        if not buffer.startswith(b"\r\n", position):
-            raise EngineProtocolError("a chunk is longer than its size says")
         self._state = _CHUNK_SIZE
         return position + 2
 
@@ -214,14 +221,13 @@ class ResponseDecoder:
         if end < 0:
             if len(buffer) - position > MAX_LINE_BYTES:
                 raise EngineProtocolError(f"a trailer line over {MAX_LINE_BYTES} bytes")
+            _refuse_bare_lf(buffer, position)
             return -1
         if end == position:
-            self._finish()
+            self._state = _COMPLETE
+        else:
+            _field(buffer[position:end])
         return end + 2
-
-    def _finish(self) -> None:
-        self._state = _COMPLETE
-        self._target.on_complete()  # type: ignore[union-attr]
 
 
 _STEPS = {
@@ -238,14 +244,23 @@ _STEPS = {
 def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
     headers: dict[bytes, bytes] = {}
     for line in lines[1:]:
-        name, colon, value = line.partition(b":")
-        if not colon or not _TOKEN.fullmatch(name):
-            raise EngineProtocolError(f"bad header line {line[:80]!r}")
-        name = name.lower()
-        value = value.strip(b" \t")
+        name, value = _field(line)
         if name == b"content-length" and headers.get(name, value) != value:
             raise EngineProtocolError("two different content-length headers")
-        if name == b"transfer-encoding" and name in headers:
+        if name in (b"transfer-encoding", b"connection") and name in headers:
             value = headers[name] + b", " + value
         headers[name] = value
     return headers
+
+
+def _field(line: bytes) -> tuple[bytes, bytes]:
+    match = _FIELD_LINE.fullmatch(line)
+    if match is None:
+        raise EngineProtocolError(f"bad header line {line[:80]!r}")
+    return match[1].lower(), match[2].strip(b" \t")
+
+
+def _refuse_bare_lf(buffer: bytes, position: int) -> None:
+    """Lines that end in LF alone would be waited for in vain: no CRLF will ever end them."""
+    if _BARE_LF.search(buffer, position):
+        raise EngineProtocolError(f"a line of the engine's answer does not end in CRLF: {buffer[position:][:80]!r}")
