@@ -35,7 +35,7 @@ check: lint ## Style, types, imports, spelling and sizes, without tests
 lint: .venv/.dev ## Style, spelling and sizes
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/codespell $(CODE) docs examples README.md
+	@$(BIN)/codespell --skip '*.raw' $(CODE) docs examples README.md
 	@$(BIN)/python tools/check_sizes.py $(CODE)
 
 format: .venv/.dev ## Put the code in its standard form
