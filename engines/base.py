@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 
 class Operation(enum.StrEnum):
@@ -17,8 +18,7 @@ class Operation(enum.StrEnum):
     DETOKENIZE = "detokenize"
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(msgspec.Struct, frozen=True):
     """Limits of one attempt, in seconds from the moment each phase begins; None: no limit.
 
     connect_s: until the TCP (and TLS) connection stands.
@@ -32,9 +32,17 @@ class Timeouts:
     idle_s: float | None = None
     total_s: float | None = 600.0
 
+    @property
+    def shortest_s(self) -> float | None:
+        """The shortest limit after the connection stands."""
+        shortest = self.total_s
+        for limit_s in (self.ttft_s, self.idle_s):
+            if limit_s is not None and (shortest is None or limit_s < shortest):
+                shortest = limit_s
+        return shortest
 
-@dataclass(frozen=True, slots=True)
-class EngineRequest:
+
+class EngineRequest(msgspec.Struct, frozen=True):
     """One request in the OpenAI wire format.
 
     body: the JSON bytes that the engine is to see, model name and `stream_options` already rewritten.

@@ -16,6 +16,7 @@ from engines.base import (
     Timeouts,
 )
 from engines.http1 import CHUNK_SIZES, ResponseDecoder
+from engines.outbox import Outbox
 
 _now = time.monotonic
 
@@ -24,9 +25,12 @@ class Exchange:
     """One request and its answer. Implements `EngineResponse`; `head` resolves when the answer's head is there.
 
     The exchange holds its connection until the body is complete, then gives it back; `abort` closes it instead.
+
+    began_s: the instant from which the total limit counts; it may lie before the connection stood.
     """
 
     __slots__ = (
+        "_began_s",
         "_connection",
         "_early",
         "_ended",
@@ -36,6 +40,7 @@ class Exchange:
         "_loop",
         "_on_data",
         "_receiver",
+        "_resumed_s",
         "_sent_s",
         "_timer",
         "head",
@@ -45,7 +50,9 @@ class Exchange:
         "status",
     )
 
-    def __init__(self, connection: Connection, limits: Timeouts, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, connection: Connection, limits: Timeouts, loop: asyncio.AbstractEventLoop, began_s: float
+    ) -> None:
         self._connection = connection
         self._limits = limits
         self._loop = loop
@@ -58,6 +65,8 @@ class Exchange:
         self._error: EngineError | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._sent_s = _now()
+        self._began_s = began_s
+        self._resumed_s = 0.0
         self.last_data_s = 0.0
         self.head: asyncio.Future[None] = loop.create_future()
         self.status = 0
@@ -164,6 +173,7 @@ class Exchange:
 
     def resume(self) -> None:
         if not self._ended:
+            self._resumed_s = _now()
             self._connection.resume_reading()
 
     def abort(self) -> None:
@@ -174,6 +184,7 @@ class Exchange:
             self._error = EngineDied("the exchange was aborted")
             self._stop_timer()
             self._connection.abort()
+            self._notify()
 
     # Time limits: one timer an exchange, re-armed only when it fires
 
@@ -181,30 +192,26 @@ class Exchange:
         limits = self._limits
         due: list[tuple[float, str, float]] = []
         if limits.total_s is not None:
-            due.append((self._sent_s + limits.total_s, "total", limits.total_s))
+            due.append((self._began_s + limits.total_s, "total", limits.total_s))
         if not self.last_data_s and limits.ttft_s is not None:
             due.append((self._sent_s + limits.ttft_s, "ttft", limits.ttft_s))
-        if self.last_data_s and limits.idle_s is not None:
-            due.append((self.last_data_s + limits.idle_s, "idle", limits.idle_s))
+        if self.last_data_s and limits.idle_s is not None and not self._connection.paused:
+            # While nobody reads from the engine, its silence says nothing about it.
+            due.append((max(self.last_data_s, self._resumed_s) + limits.idle_s, "idle", limits.idle_s))
         return min(due) if due else None
 
-    def _first_check_s(self) -> float | None:
-        """When the timer must look first: an idle limit may begin at any moment, so it counts from now."""
-        limits = self._limits
-        found = [x for x in (limits.total_s, limits.ttft_s, limits.idle_s) if x is not None]
-        return min(found) if found else None
-
     def _arm(self) -> None:
-        first = self._first_check_s()
-        if first is not None:
-            self._timer = self._loop.call_later(first, self._on_timer)
+        """The timer looks first after the shortest limit: an idle limit may begin at any moment."""
+        first_s = self._limits.shortest_s
+        if first_s is not None:
+            self._timer = self._loop.call_later(first_s - (self._sent_s - self._began_s), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         deadline = self._deadline()
         now = _now()
         if deadline is None or deadline[0] > now + 0.001:
-            step = self._first_check_s() or 0.0
+            step = self._limits.shortest_s or 0.0
             due = min(now + step, deadline[0]) if deadline else now + step
             self._timer = self._loop.call_later(due - now, self._on_timer)
             return
@@ -221,17 +228,29 @@ class Exchange:
 class Connection(asyncio.Protocol):
     """Carries one exchange at a time; `on_idle(connection)` is called when it could carry the next."""
 
-    __slots__ = ("_decoder", "_exchange", "_loop", "_on_idle", "_paused", "_splice", "_transport", "closed", "served")
+    __slots__ = (
+        "_decoder",
+        "_exchange",
+        "_loop",
+        "_on_idle",
+        "_outbox",
+        "_splice",
+        "_transport",
+        "closed",
+        "paused",
+        "served",
+    )
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, on_idle: Callable[[Connection], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, outbox: Outbox, on_idle: Callable[[Connection], None]) -> None:
         self._loop = loop
+        self._outbox = outbox
         self._on_idle = on_idle
         self._decoder = ResponseDecoder()
         self._exchange: Exchange | None = None
         self._splice: Callable[[bytes], bool] | None = None
         """Who takes the next read if it is one whole chunk; None unless the next byte begins one."""
         self._transport: asyncio.Transport | None = None
-        self._paused = False
+        self.paused = False
         self.closed = False
         self.served = 0
 
@@ -239,13 +258,13 @@ class Connection(asyncio.Protocol):
         state = "closed" if self.closed else "busy" if self._exchange else "idle"
         return f"<Connection {state} served={self.served}>"
 
-    def start(self, request: bytes, limits: Timeouts) -> Exchange:
+    def start(self, request: bytes, limits: Timeouts, began_s: float) -> Exchange:
         """Write a whole request; the exchange follows its answer."""
-        exchange = self._exchange = Exchange(self, limits, self._loop)
+        exchange = self._exchange = Exchange(self, limits, self._loop, began_s)
         self._decoder.start(exchange)
         self.served += 1
         assert self._transport is not None
-        self._transport.write(request)
+        self._outbox.send(self._transport, request)
         return exchange
 
     @property
@@ -255,7 +274,7 @@ class Connection(asyncio.Protocol):
 
     def exchange_complete(self) -> None:
         self._exchange = None
-        if self._paused:
+        if self.paused:
             self.resume_reading()
         if self._decoder.keep_alive and not self.closed:
             self._on_idle(self)
@@ -263,13 +282,13 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def pause_reading(self) -> None:
-        if self._transport is not None and not self._paused and not self.closed:
-            self._paused = True
+        if self._transport is not None and not self.paused and not self.closed:
+            self.paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self._transport is not None and self._paused and not self.closed:
-            self._paused = False
+        if self._transport is not None and self.paused and not self.closed:
+            self.paused = False
             self._transport.resume_reading()
 
     def abort(self) -> None:
@@ -282,7 +301,7 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         self.closed = True
         if self._transport is not None:
-            self._transport.close()
+            self._outbox.close(self._transport)
 
     # asyncio.Protocol
 

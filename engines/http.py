@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from engines.base import (
     Timeouts,
 )
 from engines.connection import Connection, Exchange
+from engines.outbox import Outbox
 
 MAX_IDLE_CONNECTIONS = 1024
 
@@ -51,8 +53,9 @@ class Endpoint:
 class HttpEngine:
     """Implements `Engine`. Connections are reused, newest first, so that a quiet pool lets its oldest ones expire."""
 
-    def __init__(self, endpoint: Endpoint, dialect: Dialect | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, dialect: Dialect | None = None, outbox: Outbox | None = None) -> None:
         dialect = dialect or Dialect()
+        self._outbox = outbox or Outbox()
         url = urlsplit(endpoint.url)
         if url.hostname is None:
             raise ValueError(f"{endpoint.url!r} has no host")
@@ -72,7 +75,7 @@ class HttpEngine:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"<HttpEngine {self.name} idle={len(self._idle)}>"
+        return f"<HttpEngine {self.name} idle={sum(not c.closed for c in self._idle)}>"
 
     async def send(self, request: EngineRequest, timeouts: Timeouts) -> Exchange:
         length = len(request.body)
@@ -83,7 +86,10 @@ class HttpEngine:
         try:
             limits = Timeouts(connect_s=2.0, total_s=5.0)
             response = await self._send(self._health, limits)
-            await response.read(1 << 20)
+            try:
+                await response.read(1 << 20)
+            finally:
+                response.abort()
         except EngineError:
             return False
         return response.status == 200
@@ -94,23 +100,18 @@ class HttpEngine:
             self._idle.pop().close()
 
     async def _send(self, request: bytes, timeouts: Timeouts) -> Exchange:
-        while True:
-            connection = self._reuse()
-            reused = connection is not None
-            if connection is None:
-                connection = await self._connect(timeouts.connect_s)
-            exchange = connection.start(request, timeouts)
+        began_s = time.monotonic()
+        kept = self._reuse()
+        if kept is not None:
             try:
-                await exchange.head
+                return await _answer(kept.start(request, timeouts, began_s))
             except EngineDied:
-                # A kept connection that the engine closed as we wrote: it never read this request.
-                if reused and not connection.answered:
-                    continue
-                raise
-            except asyncio.CancelledError:
-                exchange.abort()
-                raise
-            return exchange
+                # The engine closed the kept connection as we wrote: it never read this request. Once, and on a new
+                # connection, so that a request that kills engines is not shown to each kept one.
+                if kept.answered:
+                    raise
+        connection = await self._connect(timeouts)
+        return await _answer(connection.start(request, timeouts, began_s))
 
     def _reuse(self) -> Connection | None:
         while self._idle:
@@ -119,18 +120,22 @@ class HttpEngine:
                 return connection
         return None
 
-    async def _connect(self, limit_s: float) -> Connection:
+    async def _connect(self, limits: Timeouts) -> Connection:
         loop = asyncio.get_running_loop()
+        phase, limit_s = "connect", limits.connect_s
+        if limits.total_s is not None and limits.total_s < limit_s:
+            phase, limit_s = "total", limits.total_s
+        where = f"{self._host}:{self._port}"
         try:
             async with asyncio.timeout(limit_s):
                 _, connection = await loop.create_connection(
-                    lambda: Connection(loop, self._keep), self._host, self._port, ssl=self._ssl
+                    lambda: Connection(loop, self._outbox, self._keep), self._host, self._port, ssl=self._ssl
                 )
         except TimeoutError as error:
-            message = f"no connection to {self._host}:{self._port} within connect timeout of {limit_s:g} s"
-            raise EngineTimeout(message, phase="connect", limit_s=limit_s) from error
-        except OSError as error:
-            raise EngineUnreachable(f"cannot connect to {self._host}:{self._port}: {error}") from error
+            message = f"no connection to {where} within {phase} timeout of {limit_s:g} s"
+            raise EngineTimeout(message, phase=phase, limit_s=limit_s) from error
+        except (OSError, UnicodeError) as error:
+            raise EngineUnreachable(f"cannot connect to {where}: {error}") from error
         return connection
 
     def _keep(self, connection: Connection) -> None:
@@ -138,6 +143,15 @@ class HttpEngine:
             connection.close()
         else:
             self._idle.append(connection)
+
+
+async def _answer(exchange: Exchange) -> Exchange:
+    try:
+        await exchange.head
+    except asyncio.CancelledError:
+        exchange.abort()
+        raise
+    return exchange
 
 
 def _ssl_context(ca_file: str | None) -> ssl.SSLContext:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
+from functools import lru_cache
 from typing import Protocol
 
 from engines.base import EngineDied, EngineProtocolError
@@ -245,15 +246,18 @@ def _headers(lines: list[bytes]) -> dict[bytes, bytes]:
     headers: dict[bytes, bytes] = {}
     for line in lines[1:]:
         name, value = _field(line)
-        if name == b"content-length" and headers.get(name, value) != value:
-            raise EngineProtocolError("two different content-length headers")
-        if name in (b"transfer-encoding", b"connection") and name in headers:
-            value = headers[name] + b", " + value
+        if name in headers:
+            if name == b"content-length" and headers[name] != value:
+                raise EngineProtocolError("two different content-length headers")
+            if name in (b"transfer-encoding", b"connection"):
+                value = headers[name] + b", " + value
         headers[name] = value
     return headers
 
 
+@lru_cache(maxsize=1024)
 def _field(line: bytes) -> tuple[bytes, bytes]:
+    """Name in lower case and value; an engine sends the same few lines again and again."""
     match = _FIELD_LINE.fullmatch(line)
     if match is None:
         raise EngineProtocolError(f"bad header line {line[:80]!r}")

@@ -13,6 +13,7 @@ from cache.store import ExactCache
 from engines.base import Engine, Operation
 from engines.http import Endpoint, HttpEngine
 from engines.llamacpp import LlamaCppEngine
+from engines.outbox import Outbox
 from gateway.admission import LocalLedger
 from gateway.api import ApiState, create_api
 from gateway.asgi import AsgiHandler
@@ -65,7 +66,8 @@ class Gateway:
         self.telemetry = Telemetry(
             config.telemetry, worker_id=worker_id, deployments=names, redactor=Redactor(secrets_of(config))
         )
-        replicas = build_replicas(config, lambda pool, name, url: _replica(config.pools[pool], pool, name, url))
+        outbox = Outbox()
+        replicas = build_replicas(config, lambda pool, name, url: _replica(config.pools[pool], pool, name, url, outbox))
         self.replicas = [r for group in replicas.values() for r in group]
         catalog = Catalog(config, replicas, rng)
         identity = KeyRing(config.auth)
@@ -79,11 +81,10 @@ class Gateway:
             dispatcher=Dispatcher(clock, rng, self.telemetry),
             telemetry=self.telemetry,
             clock=clock,
-            rng=rng,
             keepalive_s=config.server.sse_keepalive_s,
         )
         self._tls = _server_tls(config)
-        self.server = ServerState(config.server, self._route, self.telemetry.connections)
+        self.server = ServerState(config.server, self._route, self.telemetry.connections, outbox)
         state = ApiState(
             identity, catalog, clock, int(_wall_s()), metrics or self._own_metrics, lambda: self.server.draining
         )
@@ -169,13 +170,14 @@ async def _wrong_method(request: Request, sink: Sink) -> None:
     sink.end()
 
 
-def _replica(options: Pool, pool: str, name: str, url: str) -> Replica:
+def _replica(options: Pool, pool: str, name: str, url: str, outbox: Outbox) -> Replica:
     engine = options.engine
     headers = {key: value.get_secret_value() for key, value in engine.headers.items()}
     if engine.api_key is not None:
         headers["authorization"] = f"Bearer {engine.api_key.get_secret_value()}"
     endpoint = Endpoint(name, url, headers, engine.ca_file)
-    client: Engine = LlamaCppEngine(endpoint) if engine.kind == "llamacpp" else HttpEngine(endpoint)
+    kind = LlamaCppEngine if engine.kind == "llamacpp" else HttpEngine
+    client: Engine = kind(endpoint, outbox=outbox)
     return Replica(name, pool, options.site, engine.kind, client, options.max_in_flight)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Awaitable, Callable
+
+import msgspec
 
 from engines.base import EngineError, EngineRequest, EngineResponse, EngineTimeout, Timeouts
 from gateway.catalog import Deployment, Variant
@@ -136,4 +137,4 @@ class _Budget:
             return self._limits
         if spent_s >= total_s:
             raise UpstreamTimeout(f"No answer within total timeout of {total_s:g} s.", code="total_timeout")
-        return dataclasses.replace(self._limits, total_s=total_s - spent_s)
+        return msgspec.structs.replace(self._limits, total_s=total_s - spent_s)

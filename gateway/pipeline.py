@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import re
-from dataclasses import dataclass
+import secrets
+from dataclasses import dataclass, field
 
 from cache.store import CachedAnswer, ResponseCache, exact_key
 from engines.base import Operation
@@ -50,8 +50,9 @@ class Pipeline:
     dispatcher: Dispatcher
     telemetry: Telemetry
     clock: Clock
-    rng: random.Random
     keepalive_s: float
+    _id_prefix: str = field(default_factory=lambda: secrets.token_hex(12))
+    _requests: int = 0
 
     async def handle(self, operation: Operation, request: Request, sink: Sink) -> None:
         """Answer one request, whatever happens; what was reserved for it is free when this returns or is cancelled."""
@@ -120,16 +121,24 @@ class Pipeline:
         sink.end()
 
     def _open_record(self, operation: Operation, request: Request) -> Record:
-        given = request.headers.get(b"x-request-id", b"")
-        known = _REQUEST_ID.fullmatch(given)
-        return Record(
-            request_id=given.decode("ascii") if known else f"req_{self.rng.getrandbits(128):032x}",
+        given = request.headers.get(b"x-request-id")
+        trusted = given is not None and _REQUEST_ID.fullmatch(given)
+        record = Record(
+            request_id=given.decode("ascii") if given is not None and trusted else self._new_request_id(),
             started_s=self.clock.monotonic(),
             path=request.path,
             operation=_GEN_AI_OPERATION[operation],
             client=request.client,
-            traceparent=request.headers.get(b"traceparent", b"").decode("latin-1"),
         )
+        traceparent = request.headers.get(b"traceparent")
+        if traceparent is not None:
+            record.traceparent = traceparent.decode("latin-1")
+        return record
+
+    def _new_request_id(self) -> str:
+        """Unique over workers and restarts; not a secret."""
+        self._requests += 1
+        return f"req_{self._id_prefix}{self._requests:08x}"
 
 
 def _replay(answer: CachedAnswer, sink: Sink, record: Record) -> None:
@@ -144,7 +153,7 @@ def _replay(answer: CachedAnswer, sink: Sink, record: Record) -> None:
 
 def _engine_headers(record: Record, span: Span) -> bytes:
     """All that an engine gets of the caller's headers (A24)."""
-    lines = f"x-request-id: {record.request_id}\r\n".encode()
+    lines = b"x-request-id: %b\r\n" % record.request_id.encode()
     if span.traceparent is not None:
         lines += b"traceparent: %b\r\n" % span.traceparent
     return lines

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import msgspec
 
 
-@dataclass(slots=True)
-class Usage:
+class Usage(msgspec.Struct):
     """Tokens, as the engine counted them; `estimated` when it gave no figure and the gateway counted events."""
 
     prompt_tokens: int = 0
@@ -16,8 +15,7 @@ class Usage:
     estimated: bool = False
 
 
-@dataclass(slots=True)
-class Record:
+class Record(msgspec.Struct):
     """Filled in by the pipeline as a request goes along. Instants are monotonic seconds, 0.0 while unknown."""
 
     request_id: str
@@ -45,7 +43,7 @@ class Record:
     """OpenAI `code` of the error, or of what cut the answer off; empty for success."""
     error_message: str = ""
     finish_reason: str = ""
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = msgspec.field(default_factory=Usage)
     events: int = 0
     """Stream events relayed."""
     bytes_out: int = 0

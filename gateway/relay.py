@@ -6,6 +6,7 @@ On the token path stand `Connection.data_received`, `StreamRelay.splice` and the
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 
 from engines.base import EngineError, EngineResponse
 from gateway.clock import Clock
@@ -223,13 +224,16 @@ class StreamRelay:
 
 def heading(record: Record) -> bytes:
     """The header lines that every answer of an engine carries."""
-    return (
-        f"x-request-id: {record.request_id}\r\n"
-        f"x-headrace-variant: {record.variant}\r\n"
-        f"x-headrace-pool: {record.pool}\r\n"
-        f"x-headrace-replica: {record.replica}\r\n"
-        f"x-headrace-attempts: {record.attempts}\r\n"
-    ).encode()
+    return b"x-request-id: %b\r\n%bx-headrace-attempts: %d\r\n" % (
+        record.request_id.encode(),
+        _backend(record.variant, record.pool, record.replica),
+        record.attempts,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _backend(variant: str, pool: str, replica: str) -> bytes:
+    return f"x-headrace-variant: {variant}\r\nx-headrace-pool: {pool}\r\nx-headrace-replica: {replica}\r\n".encode()
 
 
 def note_error(record: Record, error: ApiError) -> None:

@@ -12,11 +12,13 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
 
+from engines.outbox import Outbox
 from gateway.config import Server as Options
 from gateway.errors import ApiError, BodyTooLarge, HeadersTooLarge, InternalError, InvalidRequest, RequestTimeout
 from gateway.http import Flow, Request, Sink
@@ -48,6 +50,7 @@ class ServerState:
     options: Options
     route: Callable[[Request], Handler]
     connections: Gauge
+    outbox: Outbox
     open: set[HttpConnection] = field(default_factory=set)
     draining: bool = False
     date_line: bytes = b""
@@ -242,7 +245,7 @@ class HttpConnection(asyncio.Protocol):
         if error is not None:
             self._refuse(incoming, error)
         elif incoming.expects and self._task is None and not incoming.http_1_0:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._state.outbox.send(self._transport, b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _judge_head(self, incoming: _Incoming) -> ApiError | None:
         hosts = lengths = 0
@@ -371,11 +374,11 @@ class HttpConnection(asyncio.Protocol):
         self._queue.clear()
         if not self._closing_since_s:
             self._closing_since_s = self._loop.time()
-            self._transport.close()
+            self._state.outbox.close(self._transport)
         elif self._transport.can_write_eof():
-            self._transport.write_eof()
+            self._state.outbox.write_eof(self._transport)
         else:
-            self._transport.close()
+            self._state.outbox.close(self._transport)
 
     # Called by the sweep
 
@@ -401,7 +404,7 @@ class HttpConnection(asyncio.Protocol):
 
     def close_if_idle(self) -> None:
         if self._task is None and self._incoming is None:
-            self._transport.close()
+            self._state.outbox.close(self._transport)
 
 
 class RawSink:
@@ -432,7 +435,7 @@ class RawSink:
         self, transport: asyncio.Transport, state: ServerState, keep_alive: bool, may_chunk: bool, head_only: bool
     ) -> None:
         self._transport = transport
-        self._write: Callable[[bytes], None] = transport.write
+        self._write: Callable[[bytes], None] = partial(state.outbox.send, transport)
         self._state = state
         self._may_chunk = may_chunk
         self._head_only = head_only

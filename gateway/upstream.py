@@ -89,6 +89,7 @@ _decode_failure = msgspec.json.Decoder(_Failure).decode
 _decode_error_body = msgspec.json.Decoder(_ErrorBody).decode
 _decode_whole = msgspec.json.Decoder(_Whole).decode
 _ABSENT = (b"", b"null")
+_CHAT, _COMPLETIONS, _EMBEDDINGS = Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS
 
 
 def check_whole(operation: Operation, body: bytes) -> tuple[Usage | None, str]:
@@ -115,13 +116,14 @@ def check_whole(operation: Operation, body: bytes) -> tuple[Usage | None, str]:
 
 
 def _answers(operation: Operation, answer: _Whole) -> bool:
-    if operation is Operation.CHAT:
-        return bool(answer.choices) and all(bytes(c.message) not in _ABSENT for c in answer.choices or ())
-    if operation is Operation.COMPLETIONS:
-        return bool(answer.choices) and all(bytes(c.text) not in _ABSENT for c in answer.choices or ())
-    if operation is Operation.EMBEDDINGS:
-        return answer.data is not None
-    return True
+    if operation is _CHAT or operation is _COMPLETIONS:
+        if not answer.choices:
+            return False
+        for choice in answer.choices:
+            if bytes(choice.message if operation is _CHAT else choice.text) in _ABSENT:
+                return False
+        return True
+    return operation is not _EMBEDDINGS or answer.data is not None
 
 
 def rejection(operation: Operation, status: int, headers: dict[bytes, bytes], body: bytes) -> Rejection:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 
 class ReplicaView(Protocol):
@@ -24,8 +25,7 @@ class ReplicaView(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
+class Features(msgspec.Struct, frozen=True):
     """What is known of a request before it is sent.
 
     prompt_bytes: size of the body; a stand-in for its tokens.
