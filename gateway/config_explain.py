@@ -85,7 +85,7 @@ def _said(kind: str, ctx: Mapping[str, Any], details: ErrorDetails, path: KeyPat
     """A message with `{value}` in it, and a hint."""
     if kind in _LIMITS:
         name, words = _LIMITS[kind]
-        return "{value} is out of range", f"it takes {words} {ctx[name]:,}"
+        return "{value} is out of range", f"it takes {words} {_number(ctx[name])}"
     if kind == "literal_error":
         where = expected_at(path)
         choices = where.literals if where else ()
@@ -104,6 +104,10 @@ def _said(kind: str, ctx: Mapping[str, Any], details: ErrorDetails, path: KeyPat
     if wanted is None:
         return "{value}: " + details["msg"].replace("{", "{{").replace("}", "}}"), ""
     return _wrong_type(details["input"], wanted, path)
+
+
+def _number(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
 
 
 def pattern_rule(pattern: str) -> tuple[str, str]:

@@ -13,12 +13,11 @@ from pydantic import ValidationError
 
 from gateway.config import Config
 from gateway.config_checks import check
+from gateway.config_excerpt import Excerpts
 from gateway.config_explain import SECRET_NAME, SECRET_TEXT, findings
 from gateway.config_problems import MASK, ConfigError, Excerpt, Finding, KeyPath, Problem, dotted
-from gateway.config_types import expected_at, is_secret, typed
+from gateway.config_types import expected_at, typed
 from gateway.config_yaml import Document, Span, YamlSyntaxError, read_yaml
-
-_REFERENCE = re.compile(r"^[\"']?(?:\$\{[A-Za-z0-9_]+\}|os\.environ/[A-Za-z0-9_]+)[\"']?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +105,8 @@ def _parse(text: str, source: str, env: Mapping[str, str]) -> tuple[Config, tupl
         found += [one for one in findings(error, document.variables) if one.path not in broken]
     if config is not None:
         found += [one for one in check(config, document.variables) if one.path not in broken]
-    problems = _once(_placed(one, document) for one in found)
+    excerpts = Excerpts(document)
+    problems = _once(_placed(one, document, excerpts) for one in found)
     errors = [problem for problem in problems if problem.severity == "error"]
     if config is None or errors:
         raise ConfigError(errors)
@@ -146,7 +146,7 @@ def _masked(found: Finding, variables: tuple[str, ...]) -> Finding:
     )
 
 
-def _placed(found: Finding, document: Document) -> Problem:
+def _placed(found: Finding, document: Document, excerpts: Excerpts) -> Problem:
     found = _masked(found, document.variables.get(found.path, ()))
     span = _span(found, document)
     return Problem(
@@ -158,7 +158,7 @@ def _placed(found: Finding, document: Document) -> Problem:
         found.hint,
         found.value,
         found.severity,
-        _excerpt(document, span),
+        excerpts.at(span),
     )
 
 
@@ -174,36 +174,6 @@ def _span(found: Finding, document: Document) -> Span:
             return document.values[path]
         path = path[:-1]
     return Span(0, 0, 0, 0)
-
-
-def _excerpt(document: Document, span: Span) -> Excerpt | None:
-    if span.line >= len(document.lines):
-        return None
-    line = document.lines[span.line]
-    end = span.end_column if span.end_line == span.line else len(line)
-    column, width = span.column, max(1, end - span.column)
-    for start, stop in sorted(_secret_spans(document, span.line, line), reverse=True):
-        line = line[:start] + MASK + line[stop:]
-        grown = len(MASK) - (stop - start)
-        if stop <= span.column:
-            column += grown
-        elif start < end:
-            width = max(1, width + grown)
-    return Excerpt(SECRET_TEXT.sub(lambda match: "*" * len(match[0]), line).rstrip(), column + 1, width)
-
-
-def _secret_spans(document: Document, number: int, line: str) -> Iterable[tuple[int, int]]:
-    """The parts of a line that hold secrets written out; a reference to a variable is no secret."""
-    parents = {path[:-1] for path in document.values if path}
-    spans = set()
-    for path, span in document.values.items():
-        if path in parents or not span.line <= number <= span.end_line or not is_secret(path):
-            continue
-        start = span.column if span.line == number else 0
-        stop = span.end_column if span.end_line == number else len(line)
-        if start < stop and not _REFERENCE.match(line[start:stop].strip()):
-            spans.add((start, stop))
-    return spans
 
 
 def _syntax_problem(error: YamlSyntaxError, text: str, source: str) -> Problem:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from gateway.config_problems import Finding, KeyPath, dotted
+from gateway.config_problems import Finding, KeyPath
 
 MAX_VALUES = 200_000
 """Values in one file after anchors are expanded: stops a file that grows without end from a few lines."""
@@ -268,6 +268,3 @@ def substitute(text: str, env: Mapping[str, str]) -> Substituted:
 
     result = _VARIABLE.sub(replace, text)
     return Substituted(result, tuple(used), tuple(dict.fromkeys(unset)), malformed)
-
-
-__all__ = ["Document", "Span", "Substituted", "YamlSyntaxError", "dotted", "read_yaml", "substitute"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -88,10 +89,16 @@ class EntryReader:
         if url is None:
             return None
         common = self._common(str(provider_name), params, url, (*path, "litellm_params"))
-        weight = params.get("weight")
         for key in params.keys() - _PARAMS:
             self._note((*path, "litellm_params", key), "lost", reason(key))
-        return name, Entry(path, model, url, common, float(weight) if is_number(weight) else None, params)
+        return name, Entry(path, model, url, common, self._weight(params, path), params)
+
+    def _weight(self, params: _Mapping, path: KeyPath) -> float | None:
+        weight = params.get("weight")
+        if weight is None or (is_number(weight) and weight >= 0):
+            return weight
+        self._note((*path, "litellm_params", "weight"), "lost", "it is not a number of at least 0")
+        return None
 
     def _beside(self, path: KeyPath, value: object) -> None:
         if path[-1] != "model_info":
@@ -156,7 +163,8 @@ class EntryReader:
         elif api_key is not None and not from_environment(api_key):
             self._note((*path, "api_key"), "warning", "the secret stands in the file; better `${VAR}`")
         parallel = params.get("max_parallel_requests")
-        if isinstance(parallel, int) and parallel >= 1:
+        limit = parallel if isinstance(parallel, int) and not isinstance(parallel, bool) and parallel >= 1 else None
+        if limit is not None:
             self._note(
                 (*path, "max_parallel_requests"), "changed", "max_in_flight counts per replica and gateway worker"
             )
@@ -165,7 +173,7 @@ class EntryReader:
             site=site_of(url),
             api_key=None if api_key is None else carried(api_key),
             headers=tuple(self._headers(params, path)),
-            max_in_flight=parallel if isinstance(parallel, int) and parallel >= 1 else None,
+            max_in_flight=limit,
         )
 
     def _headers(self, params: _Mapping, path: KeyPath) -> Iterator[tuple[str, str]]:
@@ -198,7 +206,7 @@ def is_name(text: str) -> bool:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def carried(text: str) -> str:

@@ -22,6 +22,8 @@ from gateway.litellm_providers import site_of
 
 _POLICIES = {"simple-shuffle": "random", "least-busy": "least_requests"}
 _SECTIONS = {"model_list", "router_settings", "litellm_settings", "general_settings", "credential_list"}
+_TOTAL_S = 600.0
+"""What LiteLLM and we both wait at most, unless told otherwise."""
 _LOCAL_CACHE = {None, "local", "in-memory"}
 _Mapping = Mapping[str, object]
 
@@ -129,18 +131,7 @@ class _Importer:
     # One deployment
 
     def _deployment(self, name: str, entries: list[Entry]) -> dict[str, JsonValue]:
-        variants: dict[str, JsonValue] = {}
-        models = list(dict.fromkeys(entry.model for entry in entries))
-        for model in models:
-            mine = [entry for entry in entries if entry.model == model]
-            variant: dict[str, JsonValue] = {"pools": list(self._pools_of(name, mine))}
-            if model != name:
-                variant["model"] = carried(model)
-            if len(models) > 1:
-                variant["weight"] = sum(1.0 if entry.weight is None else entry.weight for entry in mine)
-            variants[_unused(_as_name(model), variants) if len(models) > 1 else "default"] = variant
-            self._uneven(mine)
-        result: dict[str, JsonValue] = {"variants": variants}
+        result: dict[str, JsonValue] = {"variants": self._variants(name, entries)}
         policy = self._policy()
         if policy is not None:
             result["policy"] = policy
@@ -151,6 +142,22 @@ class _Importer:
         if attempts is not None:
             result["attempts"] = attempts
         return result
+
+    def _variants(self, name: str, entries: list[Entry]) -> dict[str, JsonValue]:
+        variants: dict[str, JsonValue] = {}
+        models = list(dict.fromkeys(entry.model for entry in entries))
+        weights = {id(entry): 1.0 if entry.weight is None else entry.weight for entry in entries}
+        weighted = len(models) > 1 and any(weights.values())
+        for model in models:
+            mine = [entry for entry in entries if entry.model == model]
+            variant: dict[str, JsonValue] = {"pools": list(self._pools_of(name, mine))}
+            if model != name:
+                variant["model"] = carried(model)
+            if weighted:
+                variant["weight"] = sum(weights[id(entry)] for entry in mine)
+            variants[_unused(_as_name(model), variants) if len(models) > 1 else "default"] = variant
+            self._uneven(mine)
+        return variants
 
     def _uneven(self, entries: list[Entry]) -> None:
         if len({entry.weight for entry in entries}) > 1:
@@ -178,7 +185,7 @@ class _Importer:
         total = total if is_number(total) and total > 0 else None
         first = first if is_number(first) and first > 0 else None
         result: dict[str, JsonValue] = {}
-        if first is not None and (total is None or first <= total):
+        if first is not None and first <= (total or _TOTAL_S):
             result["ttft_s"] = first
         if total is not None:
             result["total_s"] = total
@@ -246,7 +253,7 @@ class _Importer:
         self._result.extra["server"] = server
         size = self._general.get("max_request_size_mb")
         if is_number(size) and size > 0:
-            server["max_body_bytes"] = int(size * 1024 * 1024)
+            server["max_body_bytes"] = max(1024, int(size * 1024 * 1024))
 
     def _cache(self) -> None:
         params = self._litellm.get("cache_params")
@@ -258,8 +265,9 @@ class _Importer:
             self._note(("litellm_settings", "cache"), "lost", why)
             return
         cache: dict[str, JsonValue] = {"enabled": True}
-        if is_number(params.get("ttl")):
-            cache["ttl_s"] = float(str(params["ttl"]))
+        ttl = params.get("ttl")
+        if is_number(ttl) and ttl > 0:
+            cache["ttl_s"] = ttl
         self._result.extra["cache"] = cache
         self._note(("litellm_settings", "cache"), "changed", "answers are kept per gateway worker and tenant")
 

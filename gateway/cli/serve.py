@@ -66,6 +66,7 @@ def serve(
         ("server", "drain_s"): drain,
     }
     given = {path: value for path, value in overrides.items() if value is not None}
+    given = {path: value for path, value in overrides.items() if value is not None}
     result = _configured(config, model, engine_url, given)
     from gateway.supervisor import run
 

@@ -289,6 +289,12 @@ def test_serve_refuses_flags_that_make_no_usable_configuration(good: Path) -> No
     assert 'the key "key" is missing' in answer.err
 
 
+def test_serve_wants_a_certificate_with_its_key() -> None:
+    answer = Answer("serve", "--tls-key", "key.pem")
+    assert answer.status == 2
+    assert "go together" in answer.err
+
+
 def test_serve_refuses_a_broken_file(bad: Path) -> None:
     assert Answer("serve", "-c", str(bad)).status == 1
 
@@ -364,3 +370,18 @@ def test_an_engine_that_does_not_answer_or_serves_nothing_is_told(
     server.shutdown()
     server.server_close()
     assert "serves no model" in capsys.readouterr().err
+
+
+def test_serve_starts_in_front_of_an_engine_by_url_and_stops_when_told(engines: list[str]) -> None:
+    code = "from gateway.cli import main; main()"
+    flags = ["--engine-url", engines[0], "--port", "0", "--workers", "1", "--log-format", "json", "--drain", "1"]
+    with subprocess.Popen([sys.executable, "-c", code, "serve", *flags], stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None
+        said = []
+        for line in child.stderr:
+            said.append(line)
+            if json.loads(line)["message"] == "ready":
+                child.terminate()
+        assert child.wait(30) == 0
+    assert any("gateway on http://127.0.0.1:" in line for line in said)
+    assert any(engines[0] in line for line in said)
