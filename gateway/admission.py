@@ -44,7 +44,9 @@ class _Slot:
         self._key_name = key_name
 
     def settle(self, usage: Usage) -> None:
-        self._ledger = self._ledger and self._ledger.free(self._key_name)
+        ledger, self._ledger = self._ledger, None
+        if ledger is not None:
+            ledger.free(self._key_name)
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ from gateway.errors import InvalidRequest
 from gateway.http import Request
 
 _AT_FIELD = re.compile(r"\$\.([A-Za-z_]+)")
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _STREAMED = (Operation.CHAT, Operation.COMPLETIONS)
 
 
@@ -63,9 +64,8 @@ def read_call(operation: Operation, request: Request) -> Call:
         body = _decode_body(request.body)
     except msgspec.ValidationError as error:
         raise _wrong_type(error) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        message = f"The body could not be read as JSON: {error or type(error).__name__}."
-        raise InvalidRequest(message, code="invalid_json") from None
+    except _MALFORMED as error:
+        raise _no_json(error) from None
     if not body.model:
         message = "The body names no model: set `model` to one of those that GET /v1/models lists."
         raise InvalidRequest(message, code="missing_required_parameter", param="model")
@@ -76,17 +76,43 @@ def read_call(operation: Operation, request: Request) -> Call:
 
 
 def body_for(call: Call, engine_model: str) -> bytes:
-    """The body as the engine is to see it: its own model name, and usage asked for. All other bytes of values stay."""
-    if call.model == engine_model and not call.adds_usage:
+    """The body as the engine is to see it: its own model name, and usage asked for. All other bytes of values stay.
+
+    The engine never sees a second model name: of a repeated key the last value stays, as `read_call` reads it, and keys
+    that are `model` but for case, which servers written in Go take for it, are left out.
+
+    Raises:
+        InvalidRequest: a key is no text.
+    """
+    one_model = _surely_one_model(call.body)
+    if one_model and call.model == engine_model and not call.adds_usage:
         return call.body
-    fields = _decode_fields(call.body)
+    fields = _fields(call.body)
+    if not one_model:
+        fields = {name: value for name, value in fields.items() if name == "model" or name.lower() != "model"}
     fields["model"] = msgspec.Raw(msgspec.json.encode(engine_model))
     if call.adds_usage:
         given = fields.get("stream_options")
-        options = _decode_fields(given) if given is not None and bytes(given) != b"null" else {}
+        options = _fields(given) if given is not None and bytes(given) != b"null" else {}
         options["include_usage"] = msgspec.Raw(b"true")
         fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
     return msgspec.json.encode(fields)
+
+
+def _surely_one_model(body: bytes) -> bool:
+    """Whether no key but one can be read as `model`; False does not mean that one can."""
+    return b"\\u" not in body and body.lower().count(b'"model"') == 1
+
+
+def _fields(raw: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
+    try:
+        return _decode_fields(raw)
+    except _MALFORMED as error:
+        raise _no_json(error) from None
+
+
+def _no_json(error: Exception) -> InvalidRequest:
+    return InvalidRequest(f"The body could not be read as JSON: {error}.", code="invalid_json")
 
 
 def _wrong_type(error: msgspec.ValidationError) -> InvalidRequest:
