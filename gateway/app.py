@@ -17,6 +17,7 @@ from engines.outbox import Outbox
 from gateway.admission import LocalLedger
 from gateway.api import ApiState, create_api
 from gateway.asgi import AsgiHandler
+from gateway.board import Turn
 from gateway.catalog import Catalog, build_replicas
 from gateway.clock import Clock, RealClock
 from gateway.config import Config, Pool
@@ -94,11 +95,12 @@ class Gateway:
         self._sweeper: asyncio.TimerHandle | None = None
         self.telemetry.watch(series.REPLICA_IN_FLIGHT.name, self._replicas_in_flight)
 
-    async def start(self, sock: socket) -> None:
-        """Accept connections on a bound socket."""
+    async def start(self, sock: socket, turn: Turn | None = None) -> None:
+        """Accept connections on a bound socket; `turn`: it is shared with other workers."""
         loop = asyncio.get_running_loop()
         self._sweep(loop)
-        self._acceptor = Acceptor(sock, lambda: HttpConnection(self.server), self._tls)
+        opened = self.server.open
+        self._acceptor = Acceptor(sock, lambda: HttpConnection(self.server), self._tls, lambda: len(opened), turn)
 
     def stop_accepting(self) -> None:
         """Close the listening socket. Idempotent."""
@@ -141,6 +143,8 @@ class Gateway:
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self.server.sweep(loop.time())
+        if self._acceptor is not None and self._acceptor.is_open:
+            self._acceptor.publish()
         self._sweeper = loop.call_later(SWEEP_S, self._sweep, loop)
 
     def _route(self, request: Request) -> Handler:

@@ -21,9 +21,10 @@ _LENGTH_BYTES = 4
 
 
 class Configure(msgspec.Struct, frozen=True, tag=True):
-    """To a new worker, first of all. `config`: from `pack_config`."""
+    """To a new worker, first of all. `config`: from `pack_config`; `workers`: how many share the socket."""
 
     worker_id: int
+    workers: int
     config: bytes
     log_format: str
 

@@ -9,9 +9,17 @@ import socket
 import ssl
 from collections.abc import Callable
 
+from gateway.board import Turn
+
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
+HOLD_S = 0.001
+"""A worker that is ahead looks again after this long whether somebody took the connection."""
+MAX_HOLD_S = 0.02
+"""If nobody did by then, it takes it."""
+FORGET_S = 0.2
+"""And does not hold back again for this long."""
 _PAUSE_S = 0.5
 _HANDSHAKE_S = 10.0
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -58,39 +66,75 @@ def _why(error: OSError, host: str, port: int) -> str:
 
 
 class Acceptor:
-    """Takes connections from the shared socket, one per turn of the event loop.
+    """Takes connections from the shared socket, one per turn of the event loop, and leaves the other workers theirs.
 
-    A server that takes all that wait leaves nothing to the other workers: after a burst one of them would have every
-    connection, and with keep-alive all the work.
+    A server that takes all that wait has every connection after a burst, and with keep-alive all the work. One that is
+    ahead of another waits for it, but not for long: the other may hang.
+
+    open_count: how many connections this worker has.
+    turn:       what tells whether it is ahead; None: it is alone.
     """
 
     def __init__(
-        self, listener: socket.socket, connect: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None
+        self,
+        listener: socket.socket,
+        connect: Callable[[], asyncio.Protocol],
+        tls: ssl.SSLContext | None,
+        open_count: Callable[[], int],
+        turn: Turn | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._listener = listener
         self._connect = connect
         self._tls = tls
+        self._open_count = open_count
+        self._turn = turn
         self._beginning: set[asyncio.Task[None]] = set()
         self._resuming: asyncio.TimerHandle | None = None
+        self._held_since_s: float | None = None
+        self._hold_again_s = 0.0
         listener.listen(BACKLOG)
         listener.setblocking(False)
         self._loop.add_reader(listener, self._accept)
+        self.publish()
 
     @property
     def is_open(self) -> bool:
         return self._listener.fileno() >= 0
 
+    def publish(self) -> bool:
+        """Tell the other workers how many connections this one has. Returns whether it is ahead of one of them."""
+        return self._turn is not None and self._turn.is_ahead(self._open_count() + len(self._beginning))
+
     def close(self) -> None:
         """Stop, after taking what waits already: if nobody else listens, the system would reset it. Idempotent."""
-        if self.is_open:
-            self._pause()
-            while self._take():
-                pass
-            self._listener.close()
+        if not self.is_open:
+            return
+        self._pause()
+        if self._turn is not None:
+            self._turn.leave()
+        while self._take():
+            pass
+        self._listener.close()
 
     def _accept(self) -> None:
-        self._take()
+        if self.publish() and self._holds_back():
+            self._pause()
+            self._resuming = self._loop.call_later(HOLD_S, self._resume)
+        else:
+            self._held_since_s = None
+            self._take()
+
+    def _holds_back(self) -> bool:
+        now_s = self._loop.time()
+        if now_s < self._hold_again_s:
+            return False
+        if self._held_since_s is None or now_s - self._held_since_s > FORGET_S:
+            self._held_since_s = now_s
+        if now_s - self._held_since_s < MAX_HOLD_S:
+            return True
+        self._hold_again_s = now_s + FORGET_S
+        return False
 
     def _take(self) -> bool:
         """Take one connection; whether there may be more."""

@@ -1,4 +1,4 @@
-"""One gateway worker: `python -m gateway.worker LISTENER_FD CHANNEL_FD`, started by the supervisor alone."""
+"""One gateway worker: `python -m gateway.worker LISTENER_FD CHANNEL_FD BOARD_FD`, started by the supervisor alone."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import sys
 from typing import Literal, cast
 
 from gateway.app import Gateway
+from gateway.board import Board, Turn
 from gateway.config import Config
 from gateway.config_secrets import secrets_of
 from gateway.control import (
@@ -55,9 +56,10 @@ class SupervisorGone(Exception):
 class Worker:
     """Runs a `Gateway` as the channel says."""
 
-    def __init__(self, listener: socket.socket, end: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, end: socket.socket, board_fd: int) -> None:
         self._listener = listener
         self._end = end
+        self._board_fd = board_fd
         self._channel = cast(Channel, None)
         self._gateway: Gateway | None = None
         self._config = Config()
@@ -93,7 +95,8 @@ class Worker:
         redactor = Redactor(secrets_of(self._config))
         set_up(cast(Literal["json", "pretty"], told.log_format), redactor=redactor, worker_id=told.worker_id)
         self._gateway = Gateway(self._config, worker_id=told.worker_id, metrics=self._all_metrics)
-        await self._gateway.start(self._listener)
+        turn = Turn(Board(self._board_fd, told.workers), told.worker_id) if told.workers > 1 else None
+        await self._gateway.start(self._listener, turn)
         # What is here now stays: the collector need not look at it again, nor after every few hundred objects.
         gc.collect()
         gc.freeze()
@@ -183,8 +186,8 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-async def _run(listener_fd: int, channel_fd: int) -> int:
-    return await Worker(socket.socket(fileno=listener_fd), socket.socket(fileno=channel_fd)).run()
+async def _run(listener_fd: int, channel_fd: int, board_fd: int) -> int:
+    return await Worker(socket.socket(fileno=listener_fd), socket.socket(fileno=channel_fd), board_fd).run()
 
 
 def main(argv: list[str]) -> int:
@@ -196,7 +199,7 @@ def main(argv: list[str]) -> int:
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(int(argv[0]), int(argv[1])))
+        return runner.run(_run(*map(int, argv)))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from engines.exit_reason import explain_exit
 from engines.launcher import Backoff
 from gateway.banner import Console
+from gateway.board import ABSENT, Board
 from gateway.config import Config
 from gateway.control import (
     Ask,
@@ -68,7 +69,7 @@ class Worker:
 
     @classmethod
     async def spawn(
-        cls, told: Configure, listener: socket.socket, on_scrape: Callable[[Worker, Scrape], None]
+        cls, told: Configure, listener: socket.socket, board: Board, on_scrape: Callable[[Worker, Scrape], None]
     ) -> Worker:
         """Start a process on the listening socket.
 
@@ -77,7 +78,7 @@ class Worker:
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            fds = (listener.fileno(), theirs.fileno())
+            fds = (listener.fileno(), theirs.fileno(), board.fd)
             try:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "gateway.worker", *map(str, fds)),
@@ -205,6 +206,7 @@ class Generation:
         self.count = count
         self.config = config
         self._packed = pack_config(effective)
+        self._board = Board.create(count)
         self._console = console
         self._numbering = numbering
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
@@ -230,6 +232,7 @@ class Generation:
             self.kill()
             for worker in self._workers.values():
                 self._numbering.retire(worker)
+            self._board.close()
             raise
         loop = asyncio.get_running_loop()
         self._keepers = [loop.create_task(self._keep(worker)) for worker in self._workers.values()]
@@ -265,10 +268,11 @@ class Generation:
             keeper.cancel()
         if self._keepers:
             await asyncio.wait(self._keepers)
+        self._board.close()
 
     async def _spawn(self, worker_id: int) -> Worker:
-        told = Configure(worker_id, self._packed, self._console.how)
-        worker = await Worker.spawn(told, self.listener, self._numbering.answer)
+        told = Configure(worker_id, self.count, self._packed, self._console.how)
+        worker = await Worker.spawn(told, self.listener, self._board, self._numbering.answer)
         self._workers[worker_id] = worker
         self._numbering.include(worker)
         return worker
@@ -292,6 +296,7 @@ class Generation:
             began_s = time.monotonic()
             await worker.ended.wait()
             self._numbering.retire(worker)
+            self._board.put(worker.id, ABSENT)
             if self._ending:
                 return
             failures = 1 if time.monotonic() - began_s >= BACKOFF.healthy_s else failures + 1
