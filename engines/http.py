@@ -13,6 +13,7 @@ from engines.base import (
     EngineDied,
     EngineError,
     EngineRequest,
+    EngineResponse,
     EngineTimeout,
     EngineUnreachable,
     Operation,
@@ -66,26 +67,23 @@ class HttpEngine:
         base = url.path.rstrip("/").removesuffix("/v1")
         lines = "".join(f"{name}: {value}\r\n" for name, value in endpoint.headers.items())
         common = f"host: {url.netloc.rpartition('@')[2]}\r\n{lines}"
-        self._heads = {
-            operation: f"POST {base}{path} HTTP/1.1\r\n{common}content-type: application/json\r\n".encode()
-            for operation, path in dialect.paths.items()
-        }
-        self._health = f"GET {base}{dialect.health_path} HTTP/1.1\r\n{common}\r\n".encode()
+        self._base = base
+        self._common = common
+        self._heads = {operation: self._head("POST", path) for operation, path in dialect.paths.items()}
+        self._health_path = dialect.health_path
         self._idle: list[Connection] = []
         self._closed = False
 
     def __repr__(self) -> str:
         return f"<HttpEngine {self.name} idle={sum(not c.closed for c in self._idle)}>"
 
-    async def send(self, request: EngineRequest, timeouts: Timeouts) -> Exchange:
-        length = len(request.body)
-        head = b"%b%bcontent-length: %d\r\n\r\n" % (self._heads[request.operation], request.headers, length)
-        return await self._send(head + request.body, timeouts)
+    async def send(self, request: EngineRequest, timeouts: Timeouts) -> EngineResponse:
+        return await self._post(self._heads[request.operation], request.body, timeouts, request.headers)
 
     async def healthy(self) -> bool:
         try:
             limits = Timeouts(connect_s=2.0, total_s=5.0)
-            response = await self._send(self._health, limits)
+            response = await self._send(self._head("GET", self._health_path) + b"\r\n", limits)
             try:
                 await response.read(1 << 20)
             finally:
@@ -98,6 +96,14 @@ class HttpEngine:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
+
+    def _head(self, method: str, path: str) -> bytes:
+        """Request line and headers that are the same for every request to `path`."""
+        kind = "content-type: application/json\r\n" if method == "POST" else ""
+        return f"{method} {self._base}{path} HTTP/1.1\r\n{self._common}{kind}".encode()
+
+    async def _post(self, head: bytes, body: bytes, timeouts: Timeouts, headers: bytes = b"") -> Exchange:
+        return await self._send(b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body), timeouts)
 
     async def _send(self, request: bytes, timeouts: Timeouts) -> Exchange:
         began_s = time.monotonic()

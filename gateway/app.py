@@ -22,6 +22,7 @@ from gateway.catalog import Catalog, build_replicas
 from gateway.clock import Clock, RealClock
 from gateway.config import Config, Pool
 from gateway.config_secrets import secrets_of
+from gateway.cors import Cors
 from gateway.dispatch import Dispatcher
 from gateway.errors import ApiError, MethodNotAllowed
 from gateway.http import Request, Sink
@@ -85,7 +86,8 @@ class Gateway:
             keepalive_s=config.server.sse_keepalive_s,
         )
         self._tls = _server_tls(config)
-        self.server = ServerState(config.server, self._route, self.telemetry.connections, outbox)
+        self._cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
+        self.server = ServerState(config.server, self._route, self.telemetry.connections, outbox, self._cors)
         state = ApiState(
             identity, catalog, clock, int(_wall_s()), metrics or self._own_metrics, lambda: self.server.draining
         )
@@ -148,6 +150,8 @@ class Gateway:
         self._sweeper = loop.call_later(SWEEP_S, self._sweep, loop)
 
     def _route(self, request: Request) -> Handler:
+        if self._cors is not None and self._cors.is_preflight(request):
+            return self._cors.preflight
         operation = ROUTES.get(request.path)
         if operation is None:
             return self._api

@@ -8,23 +8,23 @@ from __future__ import annotations
 import asyncio
 from functools import lru_cache
 
-from engines.base import EngineError, EngineResponse
+from engines.base import EngineError, EngineResponse, Operation
 from gateway.clock import Clock
 from gateway.errors import ApiError, UpstreamFailed
 from gateway.http import Sink
 from gateway.record import Record, Usage
-from gateway.sse import EventFilter
+from gateway.sse import KEEPALIVE, EventFilter
 from gateway.upstream import Outcome, Rejection, check_whole, from_engine_error, from_stream_error, rejection
 from gateway.wire import Call
 
 MAX_WHOLE_BYTES = 256 * 1024 * 1024
 MAX_ERROR_BYTES = 1024 * 1024
-KEEPALIVE = b": keepalive\n\n"
 SSE_HEADERS = (
     b"content-type: text/event-stream; charset=utf-8\r\n"
     b"cache-control: no-cache, no-transform\r\n"
     b"x-accel-buffering: no\r\n"
 )
+_COUNTED = (Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS)
 JSON_HEADERS = b"content-type: application/json\r\n"
 
 
@@ -58,7 +58,7 @@ class Relay:
         body = await response.read(MAX_WHOLE_BYTES)
         record = self._record
         usage, record.finish_reason = check_whole(self._call.operation, body)
-        record.usage = usage or Usage(estimated=True)
+        record.usage = usage or Usage(estimated=self._call.operation in _COUNTED)
         record.status = 200
         self._sink.start(200, JSON_HEADERS + heading(record), len(body))
         self._sink.write(body)
@@ -161,7 +161,12 @@ class StreamRelay:
             self._response.abort()
             self._fail(from_stream_error(self._call.operation, feed.error))
             return
-        self._plain = bool(self._record.first_token_s) and not self._filter.held and self._sink.splice is not None
+        self._plain = (
+            bool(self._record.first_token_s)
+            and self._filter.between_events
+            and self._sink.splice is not None
+            and payload.find(b'": ') < 0  # JSON with spaces: `splice` would not see its finish reason
+        )
 
     def on_end(self) -> None:
         if self._done.done():

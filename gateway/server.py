@@ -20,6 +20,7 @@ import httptools
 
 from engines.outbox import Outbox
 from gateway.config import Server as Options
+from gateway.cors import Cors
 from gateway.errors import ApiError, BodyTooLarge, HeadersTooLarge, InternalError, InvalidRequest, RequestTimeout
 from gateway.http import Flow, Request, Sink
 from gateway.telemetry import Gauge
@@ -51,6 +52,7 @@ class ServerState:
     route: Callable[[Request], Handler]
     connections: Gauge
     outbox: Outbox
+    cors: Cors | None = None
     open: set[HttpConnection] = field(default_factory=set)
     draining: bool = False
     date_line: bytes = b""
@@ -327,6 +329,8 @@ class HttpConnection(asyncio.Protocol):
             self._finished(sink)
             return
         request = incoming.request(self._client)
+        if self._state.cors is not None:
+            sink.extra_lines = self._state.cors.lines(request)
         task = self._loop.create_task(self._state.route(request)(request, sink))
         self._task = task
         task.add_done_callback(self._task_done)
@@ -411,6 +415,7 @@ class RawSink:
     """An answer on a client's connection. Implements `Sink`.
 
     keep_alive: the connection may carry another request after this answer.
+    extra_lines: header lines for every answer, CORS among them.
     whole:      the answer has been written to its end.
     """
 
@@ -425,6 +430,7 @@ class RawSink:
         "_transport",
         "_write",
         "bytes_out",
+        "extra_lines",
         "keep_alive",
         "splice",
         "started",
@@ -448,15 +454,16 @@ class RawSink:
         self.started = False
         self.whole = False
         self.bytes_out = 0
+        self.extra_lines = b""
 
     def start(self, status: int, header_lines: bytes, length_bytes: int | None = None) -> None:
         """Goes out together with the first piece of the body: one system call instead of two."""
         self.started = True
-        framing = b""
+        framing = self.extra_lines
         if length_bytes is not None:
-            framing = b"content-length: %d\r\n" % length_bytes
+            framing += b"content-length: %d\r\n" % length_bytes
         elif self._may_chunk:
-            framing = b"transfer-encoding: chunked\r\n"
+            framing += b"transfer-encoding: chunked\r\n"
             self._chunked = not self._head_only
         else:
             self.keep_alive = False
