@@ -12,7 +12,7 @@ from gateway.catalog import Deployment, Variant
 from gateway.clock import Clock
 from gateway.errors import ApiError, NoHealthyBackend, Overloaded, UpstreamTimeout
 from gateway.record import Record
-from gateway.replicas import Replica
+from gateway.replicas import Lease, Replica
 from gateway.telemetry import Telemetry
 from gateway.upstream import Outcome, Rejection, from_engine_error
 from gateway.wire import Call, body_for
@@ -69,10 +69,13 @@ class Dispatcher:
         outcome = Outcome.ABANDONED
         started_s = self._clock.monotonic()
         answered_s = 0.0
+        lease = replica.lease()
         try:
-            with replica.lease():
+            with lease:
                 response = await replica.engine.send(request, limits)
                 try:
+                    if response.status == 200:
+                        replica.breaker.answered(probe=lease.probe)
                     outcome = await deliver(response)
                 finally:
                     answered_s = response.last_data_s
@@ -86,7 +89,7 @@ class Dispatcher:
         finally:
             now_s = self._clock.monotonic()
             record.upstream_s += (answered_s or now_s) - started_s
-            _judge(replica, outcome, now_s)
+            _judge(lease, outcome, now_s)
             self._telemetry.attempt(replica.pool, replica.name, outcome)
 
     def _choose(self, deployment: Deployment, variant: Variant, tried: set[Replica], call: Call) -> Replica | None:
@@ -106,13 +109,14 @@ class Dispatcher:
         return NoHealthyBackend(message, retry_after_s=max(1.0, min(waits, default=1.0)))
 
 
-def _judge(replica: Replica, outcome: Outcome, now_s: float) -> None:
+def _judge(lease: Lease, outcome: Outcome, now_s: float) -> None:
+    breaker = lease.replica.breaker
     if outcome is Outcome.FINE:
-        replica.breaker.succeeded()
+        breaker.succeeded()
     elif outcome is Outcome.BROKEN:
-        replica.breaker.failed(now_s)
+        breaker.failed(now_s, probe=lease.probe)
     else:
-        replica.breaker.abandoned()
+        breaker.abandoned(probe=lease.probe)
 
 
 class _Budget:

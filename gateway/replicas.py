@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Self
 
 from engines.base import Engine
 from router.breaker import Breaker
@@ -34,19 +35,22 @@ class Replica:
 
 
 class Lease:
-    """One request's place at a replica, given back exactly once when its `with` block is left."""
+    """One request's place at a replica, given back exactly once when its `with` block is left.
 
-    __slots__ = ("_held", "replica")
+    probe: whether the request is to find out if the replica is back.
+    """
+
+    __slots__ = ("_held", "probe", "replica")
 
     def __init__(self, replica: Replica) -> None:
         self.replica = replica
         self._held = True
         replica.in_flight += 1
         replica.served += 1
-        replica.breaker.sent()
+        self.probe = replica.breaker.sent()
 
-    def __enter__(self) -> Replica:
-        return self.replica
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *exc: object) -> None:
         if self._held:

@@ -45,24 +45,32 @@ class Breaker:
         """How long until a request may go to the replica."""
         return 0.0 if self.allows(now_s) else max(0.0, self._open_until_s - now_s)
 
-    def sent(self) -> None:
-        """A request goes to the replica; if the breaker is not closed, it is the probe."""
-        if self._failures >= self._threshold:
-            self._probing = True
+    def sent(self) -> bool:
+        """A request goes to the replica. True: it is the probe, and is to be told so when it ends."""
+        if self._failures < self._threshold:
+            return False
+        self._probing = True
+        return True
+
+    def answered(self, *, probe: bool) -> None:
+        """An answer began. It may be long: the next probe need not wait for its end."""
+        if probe:
+            self._probing = False
 
     def succeeded(self) -> None:
         self._failures = 0
         self._probing = False
         self._wait_s = self._first_wait_s
 
-    def failed(self, now_s: float) -> None:
-        if self._probing:
+    def failed(self, now_s: float, *, probe: bool) -> None:
+        if probe:
             self._wait_s = min(self._wait_s * 2, self._max_wait_s)
-        self._probing = False
+            self._probing = False
         self._failures += 1
         if self._failures >= self._threshold:
             self._open_until_s = now_s + self._wait_s
 
-    def abandoned(self) -> None:
+    def abandoned(self, *, probe: bool) -> None:
         """The request said nothing about the replica: it was cancelled, or the replica was full."""
-        self._probing = False
+        if probe:
+            self._probing = False
