@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from gateway.http import Flow, Sink
+from gateway.sse import KEEPALIVE
 
 
 class Recorder:
-    """Passes an answer on and keeps a copy of its body, but for comments. Implements `Sink`."""
+    """Passes an answer on and keeps a copy of its body, but for the gateway's own comments. Implements `Sink`."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -25,7 +26,7 @@ class Recorder:
         self._sink.start(status, header_lines, length_bytes)
 
     def write(self, payload: bytes, framed: bytes | None = None) -> None:
-        if not payload.startswith(b":"):
+        if payload != KEEPALIVE:
             self._pieces.append(payload)
         self._sink.write(payload, framed)
 

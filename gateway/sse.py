@@ -7,6 +7,7 @@ read it any earlier), and the usage event that the gateway asked for is taken ou
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -14,7 +15,10 @@ import msgspec
 from gateway.record import Usage
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
+KEEPALIVE = b": keepalive\n\n"
+"""What the gateway sends on a stream that is silent; clients ignore comments."""
 DONE = b"[DONE]"
+_BOM = b"\xef\xbb\xbf"
 
 _END_OF_EVENT = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _END_OF_LINE = re.compile(rb"\r\n|\n|\r")
@@ -66,14 +70,21 @@ class _Delta(msgspec.Struct):
 
 class _Choice(msgspec.Struct):
     delta: _Delta | None = None
+    index: int = 0
     text: str | None = None
     finish_reason: str | None = None
 
 
 class _Chunk(msgspec.Struct):
+    object: msgspec.Raw = msgspec.Raw(b"")
     choices: list[_Choice] | None = None
     usage: UsageView | None = None
     error: msgspec.Raw = msgspec.Raw(b"")
+
+    @property
+    def fails(self) -> bool:
+        """Whether this is an error: `{"error": …}`, or the flat `{"object": "error", …}` of older vLLM and SGLang."""
+        return not self.choices and (bytes(self.error) not in (b"", b"null") or bytes(self.object) == b'"error"')
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
@@ -107,6 +118,15 @@ class EventFilter:
     events: int = 0
     done: bool = False
     _out: list[bytes] = field(default_factory=list)
+    _total: Usage | None = None
+    _by_choice: dict[int, Usage] = field(default_factory=dict)
+    _lf: bytes | None = None
+    """What becomes of an LF that comes next; None unless the last piece ended in CR: it may be half a CRLF."""
+
+    @property
+    def between_events(self) -> bool:
+        """Whether the next byte begins an event."""
+        return not self.held and self._lf is None
 
     @property
     def complete(self) -> bool:
@@ -119,20 +139,28 @@ class EventFilter:
         Raises:
             ValueError: an event is larger than `MAX_EVENT_BYTES`.
         """
-        buffer = self.held + payload if self.held else payload
         result = Feed()
         self._out.clear()
-        position = 0
+        if self._lf is not None and payload:
+            if payload.startswith(b"\n"):
+                self._out.append(self._lf)
+                payload = payload[1:]
+            self._lf = None
+        buffer = self.held + payload if self.held else payload
+        position = passed = 0
         for match in _END_OF_EVENT.finditer(buffer, max(0, len(self.held) - 3)):
             if match.end() <= position:
                 continue
             event = buffer[position : match.end()]
             position = match.end()
+            passed = len(self._out)
             if not self._take(event, result):
                 break
         self.held = buffer[position:] if position else buffer
         if len(self.held) > MAX_EVENT_BYTES:
             raise ValueError(f"the engine sent an event of over {MAX_EVENT_BYTES} bytes")
+        if not self.held and buffer.endswith(b"\r"):
+            self._lf = b"\n" if len(self._out) > passed else b""
         result.out = self._out[0] if len(self._out) == 1 else b"".join(self._out)
         return result
 
@@ -143,24 +171,24 @@ class EventFilter:
             self._out.append(event)
             return True
         self.events += 1
-        if data == DONE:
+        if data.startswith(DONE):
             self.done = True
             self._out.append(event)
             return True
         try:
             chunk = _decode_chunk(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             # Not ours to judge: an engine may send what the client knows and we do not.
             self._out.append(event)
             return True
         return self._read_chunk(chunk, event, data, result)
 
     def _read_chunk(self, chunk: _Chunk, event: bytes, data: bytes, result: Feed) -> bool:
-        if bytes(chunk.error) not in (b"", b"null") and not chunk.choices:
+        if chunk.fails:
             result.error = data
             return False
         if chunk.usage is not None:
-            self.usage = chunk.usage.usage()
+            self._count(chunk.choices, chunk.usage.usage())
             if self.strip_usage and not chunk.choices:
                 return True
         for choice in chunk.choices or ():
@@ -171,13 +199,32 @@ class EventFilter:
         self._out.append(event)
         return True
 
+    def _count(self, choices: list[_Choice] | None, usage: Usage) -> None:
+        """Of several choices, llama.cpp counts each by itself, and vLLM all in the end, whatever it said on the way."""
+        if choices:
+            self._by_choice[choices[0].index] = usage
+        else:
+            self._total = _sum([self._total, usage] if self._total else [usage])
+        self.usage = self._total or _sum(self._by_choice.values())
+
+
+def _sum(parts: Iterable[Usage]) -> Usage:
+    """Choices share a prompt, and each has tokens of its own."""
+    parts = list(parts)
+    return Usage(
+        prompt_tokens=max(part.prompt_tokens for part in parts),
+        completion_tokens=sum(part.completion_tokens for part in parts),
+        cached_tokens=max(part.cached_tokens for part in parts),
+        reasoning_tokens=sum(part.reasoning_tokens for part in parts),
+    )
+
 
 def event_data(event: bytes) -> bytes:
     """The joined `data` lines of one event, as the SSE specification has it; empty for a comment."""
     if event.startswith(b"data: ") and event.count(b"\n") == 2 and b"\r" not in event:
         return event[6:-2]
     values: list[bytes] = []
-    for line in _END_OF_LINE.split(event):
+    for line in _END_OF_LINE.split(event.removeprefix(_BOM)):
         name, _, value = line.partition(b":")
         if name == b"data":
             values.append(value.removeprefix(b" "))
