@@ -8,6 +8,7 @@ ApiError
 │   ├── NotFound             404  invalid_request_error
 │   ├── MethodNotAllowed     405  invalid_request_error
 │   ├── RequestTimeout       408  timeout_error
+│   ├── Conflict             409  invalid_request_error
 │   ├── BodyTooLarge         413  invalid_request_error
 │   ├── HeadersTooLarge      431  invalid_request_error
 │   └── RateLimited          429  rate_limit_error

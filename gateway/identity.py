@@ -58,10 +58,11 @@ class KeyRing:
         scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer":
             key = headers.get(b"x-api-key") or headers.get(b"api-key") or b""
+        key = key.strip()
         digest = self._salted.copy()
-        digest.update(key.strip())
+        digest.update(key)
         caller = self._callers.get(digest.hexdigest())
-        if caller is not None:
+        if caller is not None and key:
             return caller
         if not key:
             message = "No API key given. Send it as `Authorization: Bearer KEY`."

@@ -72,6 +72,15 @@ class _Failure(msgspec.Struct):
     detail: msgspec.Raw = msgspec.Raw(b"")
 
 
+class _Told(msgspec.Struct, frozen=True):
+    """What an error body says, as far as it does; `status` is the number that some engines give as the code."""
+
+    message: str = ""
+    code: str = ""
+    param: str | None = None
+    status: int = 0
+
+
 class _Whole(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw(b"")
     choices: list[_WholeChoice] | None = None
@@ -89,6 +98,7 @@ _decode_failure = msgspec.json.Decoder(_Failure).decode
 _decode_error_body = msgspec.json.Decoder(_ErrorBody).decode
 _decode_whole = msgspec.json.Decoder(_Whole).decode
 _ABSENT = (b"", b"null")
+_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _CHAT, _COMPLETIONS, _EMBEDDINGS = Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS
 
 
@@ -100,13 +110,13 @@ def check_whole(operation: Operation, body: bytes) -> tuple[Usage | None, str]:
     """
     try:
         answer = _decode_whole(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _MALFORMED as error:
         failed = UpstreamFailed(
             "The engine's answer is not valid JSON of the expected shape.", code="upstream_bad_body"
         )
         raise Rejection(failed, Outcome.BROKEN) from error
     if bytes(answer.error) not in _ABSENT:
-        raise rejection(operation, 502, {}, body)
+        raise from_stream_error(operation, body)
     if not _answers(operation, answer):
         failed = UpstreamFailed("The engine answered without a result.", code="upstream_empty_answer")
         raise Rejection(failed, Outcome.BROKEN)
@@ -128,10 +138,11 @@ def _answers(operation: Operation, answer: _Whole) -> bool:
 
 def rejection(operation: Operation, status: int, headers: dict[bytes, bytes], body: bytes) -> Rejection:
     """What an answer that is not 2xx, or is an error in a 2xx, means."""
-    message, code, param = _read_failure(body)
+    failure = _read_failure(body)
+    message = failure.message
     said = f": {message}" if message else "."
     if status in (400, 422):
-        return Rejection(_bad_request(message or "The engine refused the request.", code, param), Outcome.FINE)
+        return Rejection(_bad_request(failure), Outcome.FINE)
     if status == 413:
         return Rejection(BodyTooLarge(f"The engine refused the request as too large{said}"), Outcome.FINE)
     if status == 409:
@@ -151,7 +162,7 @@ def rejection(operation: Operation, status: int, headers: dict[bytes, bytes], bo
 
 
 def _engine_fault(status: int, said: str) -> Rejection:
-    if status in (401, 403):
+    if status in (401, 402, 403):
         text = "The engine refused the gateway's credentials; check `engine.api_key` of the pool."
         return Rejection(UpstreamFailed(text, code="upstream_auth"), Outcome.BROKEN)
     if status in (404, 405):
@@ -164,17 +175,16 @@ def _engine_fault(status: int, said: str) -> Rejection:
     return Rejection(UpstreamFailed(f"The engine failed (status {status}){said}"), Outcome.BROKEN)
 
 
-def _bad_request(message: str, code: str, param: str | None) -> InvalidRequest:
+def _bad_request(failure: _Told) -> InvalidRequest:
+    message, code, param = failure.message or "The engine refused the request.", failure.code, failure.param
     if _CONTEXT_LENGTH.search(message) or _CONTEXT_LENGTH.search(code):
         return InvalidRequest(message, code="context_length_exceeded", param=param or "messages")
-    return InvalidRequest(message, code=code if code and not code.isdigit() else None, param=param)
+    return InvalidRequest(message, code=code or None, param=param)
 
 
 def from_stream_error(operation: Operation, data: bytes) -> Rejection:
-    """What an error event in a stream means; engines put the status they would have sent into `code`."""
-    _, code, _ = _read_failure(data)
-    status = int(code) if code.isdigit() and 400 <= int(code) < 600 else 502
-    return rejection(operation, status, {}, data)
+    """What an error in a stream or in a 200 means; engines put the status they would have sent into `code`."""
+    return rejection(operation, _read_failure(data).status or 502, {}, data)
 
 
 def from_engine_error(error: EngineError) -> ApiError:
@@ -198,23 +208,29 @@ def _retry_after_s(headers: dict[bytes, bytes]) -> float:
     return 1.0
 
 
-def _read_failure(body: bytes) -> tuple[str, str, str | None]:
-    """(message, code, param) out of whatever shape an error body has; empty if it has none."""
+def _read_failure(body: bytes) -> _Told:
+    """What an error body of whatever shape says."""
     try:
         failure = _decode_failure(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _text(body), "", None
+    except _MALFORMED:
+        return _Told(_text(body))
     try:
         inner = _decode_error_body(failure.error)
-    except msgspec.DecodeError:
+    except _MALFORMED:
         message = _string(failure.error) or _string(failure.message) or _string(failure.detail)
-        return message, _string(failure.code), _string(failure.param) or None
-    code = _string(inner.code)
-    if not code or code.isdigit():
-        # llama.cpp keeps the status in `code` and what programs want in `type`.
-        kind = _string(inner.type)
-        code = kind if kind == "exceed_context_size_error" else code
-    return _string(inner.message), code, _string(inner.param) or None
+        return _told(message, failure.code, failure.param)
+    told = _told(_string(inner.message), inner.code, inner.param)
+    # llama.cpp keeps the status in `code` and what programs want in `type`.
+    kind = _string(inner.type)
+    return msgspec.structs.replace(told, code=kind) if kind == "exceed_context_size_error" else told
+
+
+def _told(message: str, code: msgspec.Raw, param: msgspec.Raw) -> _Told:
+    text = _string(code)
+    if not text.isdecimal():
+        return _Told(message, text, _string(param) or None)
+    status = int(text) if len(text) == 3 and "400" <= text < "600" else 0
+    return _Told(message, "", _string(param) or None, status)
 
 
 def _string(raw: msgspec.Raw) -> str:
@@ -223,7 +239,7 @@ def _string(raw: msgspec.Raw) -> str:
         return ""
     try:
         value = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except _MALFORMED:
         return ""
     return value[:MAX_MESSAGE_CHARS] if isinstance(value, str) else text.decode(errors="replace")[:MAX_MESSAGE_CHARS]
 
