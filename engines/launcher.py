@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import httpx
-
 from .child import Child
 from .exit_reason import ExitReason, explain_exit
 
@@ -327,6 +325,8 @@ async def _answers(url: str | None) -> None:
     """Return when `url` answers with a 2xx."""
     if url is None:
         return
+    import httpx  # several megabytes, of use only to who runs engines
+
     pause_s = _READY_POLL_S
     async with httpx.AsyncClient(trust_env=False, timeout=_PROBE_TIMEOUT_S) as client:
         while True:

@@ -67,12 +67,11 @@ class Console:
             self.tell("no keys are configured (auth.keys): everybody on this machine may call")
         self.tell("\n".join(f"  {line}" for line in _routes(config)) or "  there are no deployments yet")
 
-    def engine_loads(self, name: str, what: str, pid: int | None) -> None:
-        process = f", process {pid}" if pid else ""
-        self.tell(f"engine {name}: loading {what}…{process}")
+    def engine_loads(self, name: str, what: str) -> None:
+        self.tell(f"engine {name}: loading {what}…")
 
-    def engine_ready(self, name: str, after_s: float) -> None:
-        self.tell(f"engine {name}: {self._paint(_GREEN, 'ready')} in {after_s:.1f} s")
+    def engine_ready(self, name: str, after_s: float, pid: int | None) -> None:
+        self.tell(f"engine {name}: {self._paint(_GREEN, 'ready')} in {after_s:.1f} s, process {pid}")
 
     def engine_ended(self, name: str, reason: str, last_lines: Sequence[str], log: Path | None) -> None:
         """`reason`: a sentence, with what happens next."""

@@ -95,8 +95,7 @@ class Engine:
         patient: if it ends before, it is started again, for as long as it takes.
 
         Raises:
-            LaunchError: it cannot be started.
-            ModelError: its model cannot be had.
+            LaunchError: it cannot be started, or its model cannot be had.
         """
         spec = await self._spec()
         self._launcher = ProcessLauncher(spec, on_change=self._changed, on_line=self._log.write)
@@ -142,9 +141,9 @@ class Engine:
     def _changed(self, change: Change) -> None:
         if change.new is State.STARTING:
             self._began_s = time.monotonic()
-            self._console.engine_loads(change.name, self.plan.what, change.pid)
+            self._console.engine_loads(change.name, self.plan.what)
         elif change.new is State.READY:
-            self._console.engine_ready(change.name, time.monotonic() - self._began_s)
+            self._console.engine_ready(change.name, time.monotonic() - self._began_s, change.pid)
         elif change.new in (State.BACKING_OFF, State.FAILED):
             self._faltered.set()
             self._console.engine_ended(change.name, _sentence(change), self._last_lines(), self._log.path)
@@ -161,14 +160,17 @@ def _sentence(change: Change) -> str:
 
 
 def _pulled(model: str) -> Path:
-    from engines.models import pull, resolve
+    from engines.models import ModelError, pull, resolve
     from gateway.cli.progress import fetch_progress
 
-    present = resolve(model)
-    if present is not None:
-        return present
-    with fetch_progress() as progress:
-        return pull(model, progress=progress)
+    try:
+        present = resolve(model)
+        if present is not None:
+            return present
+        with fetch_progress() as progress:
+            return pull(model, progress=progress)
+    except ModelError as error:
+        raise LaunchError(f"the model {model} cannot be had: {error}") from None
 
 
 class Engines:
@@ -199,7 +201,7 @@ class Engines:
         patient: an engine that ends before it serves is started again, for as long as it takes.
 
         Raises:
-            LaunchError, ModelError: the first that cannot be started.
+            LaunchError: the first that cannot be started.
         """
         fresh = list(engines)
         self._engines.update((engine.plan, engine) for engine in fresh)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -10,7 +11,6 @@ import sys
 from collections.abc import Callable, Coroutine
 
 from engines.launcher import LaunchError
-from engines.models import ModelError
 from gateway.banner import Console, shown_url
 from gateway.config import Config
 from gateway.config_problems import ConfigError
@@ -19,11 +19,13 @@ from gateway.listener import CannotListen, bind
 from gateway.machine import notify, reap_orphans, state_folder, usable_cores
 from gateway.workers import Generation, Numbering, WorkerFailed
 
+logger = logging.getLogger(__name__)
+
 GRACE_S = 1.0
 """How long draining workers still accept, and how long idle connections get for one more request."""
 _SIGNALLED = 128
 """Added to a signal's number: the exit status of what a signal ended at once."""
-_CANNOT = (CannotListen, WorkerFailed, LaunchError, ModelError, OSError)
+_CANNOT = (CannotListen, WorkerFailed, LaunchError, OSError)
 
 
 class Supervisor:
@@ -125,7 +127,10 @@ class Supervisor:
             self._engines.reopen_logs()
             assert self._generation is not None
             self._generation.reopen_logs()
-            await self._reconfigure()
+            try:
+                await self._reconfigure()
+            except Exception:
+                logger.exception("SIGHUP: the configuration could not be changed, the old one stays")
 
     async def _reconfigure(self) -> None:
         if self._reread is None:

@@ -84,9 +84,7 @@ class Worker:
             await self._channel.close()
             return 1
         pushing = loop.create_task(self._push())
-        drain = await self._drain
-        await self._finish(drain)
-        pushing.cancel()
+        await self._finish(await self._drain, pushing)
         await self._channel.close()
         return 0
 
@@ -103,7 +101,7 @@ class Worker:
         gc.set_threshold(*_GC_THRESHOLDS)
         self._channel.send(Started())
 
-    async def _finish(self, drain: Drain) -> None:
+    async def _finish(self, drain: Drain, pushing: asyncio.Task[None]) -> None:
         gateway = self._gateway
         assert gateway is not None
         await gateway.drain(drain.limit_s, drain.grace_s, accept=drain.accept)
@@ -115,14 +113,15 @@ class Worker:
             )
         await gateway.cut_off()
         await asyncio.sleep(SETTLE_S)
+        pushing.cancel()
+        self._gateway = None  # these are the last numbers
         self._channel.send(Numbers(0, gateway.telemetry.snapshot()))
         await gateway.aclose()
 
     async def _push(self) -> None:
         """The numbers that count if this process is killed are those of at most a second ago."""
-        assert self._gateway is not None
         while True:
-            if not self._channel.congested:
+            if self._gateway is not None and not self._channel.congested:
                 self._channel.send(Numbers(0, self._gateway.telemetry.snapshot()))
             await asyncio.sleep(PUSH_S)
 

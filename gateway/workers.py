@@ -212,7 +212,8 @@ class Generation:
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._workers: dict[int, Worker] = {}
         self._keepers: list[asyncio.Task[None]] = []
-        self._ending = False
+        self._ending = asyncio.Event()
+        self._farewell: Drain | None = None
 
     def __repr__(self) -> str:
         return f"<Generation {list(self._workers.values())}>"
@@ -239,9 +240,10 @@ class Generation:
 
     async def drain(self, limit_s: float, grace_s: float, *, accept: bool) -> None:
         """Have every worker finish and end. See `Gateway.drain`."""
-        self._ending = True
+        self._ending.set()
+        self._farewell = Drain(limit_s, grace_s, accept)
         for worker in self._workers.values():
-            worker.send(Drain(limit_s, grace_s, accept))
+            worker.send(self._farewell)
         try:
             async with asyncio.timeout(limit_s + grace_s + OVERTIME_S):
                 await self._all_ended()
@@ -251,9 +253,9 @@ class Generation:
             await self._all_ended()
 
     def kill(self) -> None:
-        self._ending = True
-        for keeper in self._keepers:
-            keeper.cancel()
+        """SIGKILL now."""
+        self._ending.set()
+        self._farewell = None
         for worker in self._workers.values():
             worker.kill()
 
@@ -262,12 +264,10 @@ class Generation:
             worker.send(Reopen())
 
     async def _all_ended(self) -> None:
+        for keeper in self._keepers:
+            await asyncio.wait((keeper,))
         for worker in self._workers.values():
             await worker.ended.wait()
-        for keeper in self._keepers:
-            keeper.cancel()
-        if self._keepers:
-            await asyncio.wait(self._keepers)
         self._board.close()
 
     async def _spawn(self, worker_id: int) -> Worker:
@@ -297,16 +297,27 @@ class Generation:
             await worker.ended.wait()
             self._numbering.retire(worker)
             self._board.put(worker.id, ABSENT)
-            if self._ending:
+            if self._ending.is_set():
                 return
             failures = 1 if time.monotonic() - began_s >= BACKOFF.healthy_s else failures + 1
             pause_s = BACKOFF.pause_s(failures, self._rng)
             self._tell_end(worker, failures, pause_s)
-            await asyncio.sleep(pause_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), pause_s)
+                return
             try:
                 worker = await self._spawn(worker.id)
             except OSError as error:
                 self._console.fail(f"the system cannot start another worker: {error}")
+            if self._ending.is_set():
+                self._send_off(worker)
+
+    def _send_off(self, worker: Worker) -> None:
+        """End a worker that was just being started when all the others were told to end."""
+        if self._farewell is not None:
+            worker.send(self._farewell)
+        else:
+            worker.kill()
 
     def _tell_end(self, worker: Worker, failures: int, pause_s: float) -> None:
         often = f" {failures} times in a row" if failures > 1 else ""
