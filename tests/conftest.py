@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from blockbuster import blockbuster_ctx
 
 from tests.harness import settled
 
+TEST_S = 30.0
+"""Longest that a coroutine test may take."""
 OURS = ["gateway", "router", "engines", "cache"]
+SUPERVISED = ("child", "engine_set", "launcher", "supervisor", "workers")
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
     "asyncio": asyncio.new_event_loop,
@@ -22,13 +26,30 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The loop that workers run on; HEADRACE_TEST_LOOP=asyncio or both for the other."""
-    wanted = os.environ.get("HEADRACE_TEST_LOOP", "uvloop")
+    """The loop that the code runs on: uvloop in a worker, asyncio's in the supervisor. HEADRACE_TEST_LOOP=both."""
+    supervised = item.path.stem.removeprefix("test_").startswith(SUPERVISED)
+    wanted = "asyncio" if supervised else os.environ.get("HEADRACE_TEST_LOOP", "uvloop")
     return LOOPS if wanted == "both" else {wanted: LOOPS[wanted]}
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "may_block(reason): the code under test may block the loop, and why")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """uvloop swallows the exception that pytest-timeout raises from a signal, so coroutines have a limit of their own."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = _limited(item.obj)
+
+
+def _limited(function: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(function)
+    async def limited(*args: object, **kwargs: object) -> None:
+        async with asyncio.timeout(TEST_S):
+            await function(*args, **kwargs)
+
+    return limited
 
 
 @pytest.fixture(autouse=True)
