@@ -50,8 +50,11 @@ class Console:
         if self.how == "json":
             for line in text.splitlines():
                 logger.info("%s", line.strip())
-        else:
+            return
+        try:
             print(text, file=self._stream, flush=True)
+        except OSError:
+            self._go_silent()
 
     def warn(self, text: str) -> None:
         logger.warning("%s", text)
@@ -89,6 +92,12 @@ class Console:
         if model is not None:
             keyed = bool(config.auth.keys)
             self.tell(f"{curl_example(url, model, keyed=keyed)}\n\n{python_example(url, model, keyed=keyed)}\n")
+
+    def _go_silent(self) -> None:
+        """Nobody reads any more: the terminal is closed, or the pipe. That is no reason to stop serving."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
 
     def _paint(self, code: str, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._colour else text

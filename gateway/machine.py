@@ -9,8 +9,6 @@ import os
 import socket
 from pathlib import Path
 
-_REAP_S = 5.0
-
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Cores that this process may keep busy: its affinity, or less if its container has a quota."""
@@ -40,14 +38,14 @@ def notify(state: str) -> None:
         sender.sendto(state.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)
 
 
-async def reap_orphans() -> None:
+async def reap_orphans(every_s: float = 5.0) -> None:
     """As process 1 of a container: take leave of processes whose parents are gone.
 
     A child of our own is reaped at once by who started it; one that is dead for two rounds has nobody else.
     """
     dead_before: set[int] = set()
     while True:
-        await asyncio.sleep(_REAP_S)
+        await asyncio.sleep(every_s)
         dead = {pid for pid in _children() if _is_zombie(pid)}
         for pid in dead & dead_before:
             with contextlib.suppress(ChildProcessError):

@@ -80,14 +80,16 @@ class Served:
 
 @asynccontextmanager
 async def served(
-    folder: Path, config: Mapping[str, Any], *args: str, env: Mapping[str, str] | None = None
+    folder: Path, config: Mapping[str, Any] | None, *args: str, env: Mapping[str, str] | None = None
 ) -> AsyncIterator[Served]:
     """Start it on `config`; at the end of the block it is stopped, and nothing of it may be left."""
     file = folder / "headrace.yaml"
-    file.write_text(json.dumps(config))
+    if config is not None:
+        file.write_text(json.dumps(config))
     with (folder / "stdout").open("wb") as stdout:
         process = await asyncio.create_subprocess_exec(
-            *(str(Path(sys.executable).with_name("headrace")), "serve", "--config", str(file)),
+            *(str(Path(sys.executable).with_name("headrace")), "serve"),
+            *(() if config is None else ("--config", str(file))),
             *(args or ("--log-format", "pretty")),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=stdout,

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pty
 import re
 import signal
 import socket
 import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -60,7 +63,7 @@ async def test_the_python_example_works_as_pasted_with_a_key_from_the_environmen
         first = next(i for i, line in enumerate(gateway.lines) if line.startswith("import openai"))
         program = "\n".join(gateway.lines[first : first + 4])
         environment = {**os.environ, "HEADRACE_KEY": "sk-test-1234"}
-        argv = ["python", "-c", program]
+        argv = [sys.executable, "-c", program]
         done = await asyncio.to_thread(subprocess.run, argv, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip()
@@ -177,6 +180,23 @@ async def test_metrics_are_the_sum_over_workers_and_outlive_one_of_them(tmp_path
         assert await requests_counted(gateway.url) == 50
 
 
+async def test_a_worker_that_hangs_delays_a_scrape_by_no_more_than_the_time_it_is_given(tmp_path: Path) -> None:
+    """A22"""
+    async with engine_running() as engine, served(tmp_path, two_workers(engine)) as gateway:
+        await gateway.ready()
+        await asyncio.sleep(1.2)  # each worker has sent its numbers once more
+        stopped = gateway.workers()[0]
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            began_s = time.monotonic()
+            async with client(gateway.url) as http:
+                text = (await http.get("/metrics")).text
+            assert time.monotonic() - began_s < 1.0
+            assert "headrace_workers 2.0" in text
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+
+
 async def test_a_killed_worker_is_replaced_and_takes_no_stream_of_the_other_with_it(tmp_path: Path) -> None:
     async with engine_running() as engine, served(tmp_path, two_workers(engine)) as gateway:
         await gateway.ready()
@@ -286,6 +306,41 @@ async def test_a_signal_during_the_start_ends_it(tmp_path: Path) -> None:
         await gateway.said("engine p-0: loading")
         gateway.signal(signal.SIGTERM)
         assert await gateway.ended() == 0
+
+
+async def test_a_terminal_that_is_closed_ends_it(tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    (tmp_path / "headrace.yaml").write_text(json.dumps(EMBEDDED))
+    take_terminal = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", take_terminal, str(Path(sys.executable).with_name("headrace"))),
+        *("serve", "--config", str(tmp_path / "headrace.yaml")),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        env={**os.environ, "HEADRACE_STATE": str(tmp_path)},
+    )
+    os.close(theirs)
+    shown = b""
+    while b"print(" not in shown:
+        shown += await asyncio.to_thread(os.read, ours, 4096)
+    os.close(ours)
+    async with asyncio.timeout(20):
+        assert await process.wait() == 0
+
+
+async def test_systemd_is_told_when_it_is_ready_and_when_it_stops(tmp_path: Path) -> None:
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(address))
+        systemd.settimeout(20)
+        async with served(tmp_path, EMBEDDED, env={"NOTIFY_SOCKET": str(address)}) as gateway:
+            assert await asyncio.to_thread(systemd.recv, 100) == b"READY=1"
+            gateway.signal(signal.SIGTERM)
+            assert await asyncio.to_thread(systemd.recv, 100) == b"STOPPING=1"
 
 
 async def test_killing_the_supervisor_leaves_nothing_behind(tmp_path: Path) -> None:

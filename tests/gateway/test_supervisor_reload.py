@@ -94,6 +94,17 @@ async def test_without_a_change_only_the_log_files_are_opened_anew(tmp_path: Pat
             assert gateway.workers() == before
 
 
+async def test_without_a_file_only_the_log_files_are_opened_anew(tmp_path: Path) -> None:
+    async with engine_running() as engine:
+        args = ("--engine-url", engine.url, "--model", "m", "--port", "0", "--log-format", "pretty")
+        async with served(tmp_path, None, *args) as gateway:
+            await gateway.ready()
+            gateway.signal(signal.SIGHUP)
+            await gateway.said("there is no configuration file to read again")
+            async with client(gateway.url) as http:
+                assert (await http.post(CHAT, json=chat())).status_code == 200
+
+
 async def _lines(path: Path, count: int) -> None:
     async with asyncio.timeout(10):
         while not path.exists() or len(path.read_text().splitlines()) < count:
