@@ -21,7 +21,8 @@ import httptools
 from engines.outbox import Outbox
 from gateway.config import Server as Options
 from gateway.cors import Cors
-from gateway.errors import ApiError, BodyTooLarge, HeadersTooLarge, InternalError, InvalidRequest, RequestTimeout
+from gateway.errors import ApiError, HeadersTooLarge, InternalError, InvalidRequest, RequestTimeout
+from gateway.head import fault_of, origin_form, too_large
 from gateway.http import Flow, Request, Sink
 from gateway.telemetry import Gauge
 
@@ -32,6 +33,8 @@ Handler = Callable[[Request, Sink], Coroutine[Any, Any, None]]
 
 MAX_TARGET_BYTES = 16 * 1024
 MAX_HEADERS = 200
+HEAD_SLACK_BYTES = 4 * MAX_HEADERS + 64
+"""What a head has on the wire beside its target, names and values."""
 MAX_PIPELINED = 16
 LINGER_S = 2.0
 SWEEP_S = 0.5
@@ -127,6 +130,7 @@ class HttpConnection(asyncio.Protocol):
         "_closing_since_s",
         "_incoming",
         "_loop",
+        "_offer",
         "_parser",
         "_queue",
         "_reading",
@@ -135,6 +139,7 @@ class HttpConnection(asyncio.Protocol):
         "_state",
         "_task",
         "_transport",
+        "_unparsed_bytes",
         "_unread_since_s",
     )
 
@@ -145,6 +150,10 @@ class HttpConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, None)
         self._client = ""
         self._incoming: _Incoming | None = None
+        self._offer: _Incoming | None = None
+        """A head that offers to speak another protocol."""
+        self._unparsed_bytes = 0
+        """At most what came since the last beginning of a request or piece of a body: the parser holds it."""
         self._queue: deque[_Incoming] = deque()
         self._sink: RawSink | None = None
         self._task: asyncio.Task[None] | None = None
@@ -172,15 +181,32 @@ class HttpConnection(asyncio.Protocol):
         self._state.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._closing_since_s:
-            return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # Nothing here speaks another protocol: the request is answered as HTTP/1.1, then the connection ends.
-            self._stop_reading()
-        except httptools.HttpParserError as error:
-            self._broken(error)
+        self._unparsed_bytes += len(data)
+        while data and not self._closing_since_s:
+            try:
+                self._parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as offered:
+                data = self._declined(data[offered.args[0] :])
+            except httptools.HttpParserError as error:
+                self._broken(error)
+        limit = self._state.options.max_header_bytes
+        if self._unparsed_bytes > limit + HEAD_SLACK_BYTES and not self._closing_since_s:
+            self._refuse(self._incoming or _Incoming(), self._head_too_large())
+
+    def _declined(self, rest: bytes) -> bytes:
+        """What the parser, which skips the body of a request that offers an upgrade, is to read in place of `rest`.
+
+        Nothing here speaks another protocol, so the request is served as if it had not offered one (RFC 9110, 7.8):
+        Java's HTTP client offers h2c on requests with a body.
+        """
+        offer, self._offer = self._offer, None
+        if offer is None:
+            return b""
+        self._parser = httptools.HttpRequestParser(self)
+        lines = b"".join(b"%b: %b\r\n" % line for line in offer.headers if line[0] != b"upgrade")
+        version = b"1.0" if offer.http_1_0 else b"1.1"
+        return b"%b %b HTTP/%b\r\n%b\r\n%b" % (offer.method, offer.target, version, lines, rest)
 
     def eof_received(self) -> bool:
         return False
@@ -207,7 +233,10 @@ class HttpConnection(asyncio.Protocol):
     # Callbacks of the parser
 
     def on_message_begin(self) -> None:
+        if self._closing_since_s:
+            return  # a request was refused, and the parser goes on to the end of the data
         self._incoming = _Incoming()
+        self._unparsed_bytes = 0
         self._since_s = self._loop.time()
 
     def on_url(self, url: bytes) -> None:
@@ -215,21 +244,20 @@ class HttpConnection(asyncio.Protocol):
         if incoming is None or incoming.error is not None:
             return
         incoming.target += url
+        incoming.size += len(url)
         if len(incoming.target) > MAX_TARGET_BYTES:
             message = f"The request target is over {MAX_TARGET_BYTES} bytes."
             self._refuse(incoming, HeadersTooLarge(message))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         incoming = self._incoming
-        if incoming is None or incoming.error is not None:
-            return
+        if incoming is None or incoming.error is not None or incoming.method:
+            return  # a field after the body must not pass for a header, which has been judged
         name = name.lower()
         incoming.headers.append((name, value))
         incoming.size += len(name) + len(value)
-        limit = self._state.options.max_header_bytes
-        if incoming.size > limit or len(incoming.headers) > MAX_HEADERS:
-            message = f"The headers are over {limit} bytes or {MAX_HEADERS} lines (server.max_header_bytes)."
-            self._refuse(incoming, HeadersTooLarge(message))
+        if incoming.size > self._state.options.max_header_bytes or len(incoming.headers) > MAX_HEADERS:
+            self._refuse(incoming, self._head_too_large())
         elif name == b"expect" and value.lower() == b"100-continue":
             incoming.expects = True
 
@@ -238,37 +266,28 @@ class HttpConnection(asyncio.Protocol):
         if incoming is None or incoming.error is not None:
             return
         parser = self._parser
+        version = parser.get_http_version()
         incoming.method = parser.get_method()
-        incoming.http_1_0 = parser.get_http_version() == "1.0"
+        incoming.http_1_0 = version == "1.0"
         incoming.keep_alive = parser.should_keep_alive()
         incoming.size = 0
         self._since_s = self._loop.time()
-        error = self._judge_head(incoming)
+        target = origin_form(incoming.method, incoming.target)
+        error = fault_of(version, incoming.headers, self._state.options.max_body_bytes)
         if error is not None:
             self._refuse(incoming, error)
-        elif incoming.expects and self._task is None and not incoming.http_1_0:
-            self._state.outbox.send(self._transport, b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif target is None:
+            self._refuse(incoming, InvalidRequest("The request target must be a path.", code="malformed_http"))
+        elif parser.should_upgrade():
+            self._offer, self._incoming = incoming, None
+        else:
+            incoming.target = target
+            if incoming.expects and self._task is None and not incoming.http_1_0:
+                self._state.outbox.send(self._transport, b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _judge_head(self, incoming: _Incoming) -> ApiError | None:
-        hosts = lengths = 0
-        for name, value in incoming.headers:
-            if name == b"host":
-                hosts += 1
-            elif name == b"content-length":
-                lengths += 1
-                if not value.isdigit() or len(value) > 18:
-                    return InvalidRequest("The content-length is not a number.")
-                if int(value) > self._state.options.max_body_bytes:
-                    return self._too_large(int(value))
-        if hosts > 1 or (hosts == 0 and not incoming.http_1_0):
-            return InvalidRequest("An HTTP/1.1 request needs exactly one Host header.")
-        if lengths > 1:
-            return InvalidRequest("The request has more than one content-length.")
-        return None
-
-    def _too_large(self, size: int) -> BodyTooLarge:
-        limit = self._state.options.max_body_bytes
-        return BodyTooLarge(f"The body of {size} bytes is over the limit of {limit} (server.max_body_bytes).")
+    def _head_too_large(self) -> HeadersTooLarge:
+        limit = self._state.options.max_header_bytes
+        return HeadersTooLarge(f"The headers are over {limit} bytes or {MAX_HEADERS} lines (server.max_header_bytes).")
 
     def on_body(self, body: bytes) -> None:
         incoming = self._incoming
@@ -276,8 +295,10 @@ class HttpConnection(asyncio.Protocol):
             return
         incoming.size += len(body)
         self._since_s = self._loop.time()
-        if incoming.size > self._state.options.max_body_bytes:
-            self._refuse(incoming, self._too_large(incoming.size))
+        self._unparsed_bytes = 0
+        limit = self._state.options.max_body_bytes
+        if incoming.size > limit:
+            self._refuse(incoming, too_large(incoming.size, limit))
         else:
             incoming.body.append(body)
 
