@@ -9,10 +9,10 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from gateway.cli import check, diff, keys, litellm, schema, serve, version
+from gateway.cli import check, diff, health, keys, litellm, schema, serve, version
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_ORDER = ("serve", "check", "diff", "schema", "models", "keys", "import-litellm", "fake-engine", "version")
+_ORDER = ("serve", "check", "diff", "schema", "models", "keys", "import-litellm", "fake-engine", "health", "version")
 
 
 class _Stub(TyperCommand):
@@ -85,6 +85,7 @@ app.command("serve")(serve.serve)
 app.command("check")(check.check)
 app.command("diff")(diff.diff)
 app.command("schema")(schema.schema)
+app.command("health")(health.health)
 app.command("import-litellm")(litellm.import_litellm)
 app.command("version")(version.version)
 app.add_typer(keys.app, name="keys")
