@@ -27,6 +27,7 @@ _SPARE_HTTP_THREADS = 256
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(argv)
+    options.model = _located(options.model)
     _check_model(options.model)
     server = _start(options)
     print(f"llama.cpp serves {options.alias} on {server.listening_address}", flush=True)  # noqa: T201
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m engines.llamacpp_server", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="GGUF file")
+    parser.add_argument("--model", required=True, help="GGUF file, or what `headrace models pull` was given for it")
     parser.add_argument("--alias", default="model", help="the model name it answers to")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
@@ -46,6 +47,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--slots", type=int, default=8, help="requests decoded together")
     parser.add_argument("--threads", type=int, help="default: one per core")
     return parser
+
+
+def _located(model: str) -> Path:
+    """The file that is meant; a path is taken as it is, a name must have been fetched."""
+    path = Path(model)
+    if path.is_file() or (path.suffix == ".gguf" and not model.startswith("hf:")):
+        return path
+    from engines.models import ModelError, resolve
+
+    try:
+        found = resolve(model)
+    except ModelError as error:
+        _refuse(str(error))
+    if found is None:
+        _refuse(f"the model {model} is not on this machine yet: `headrace models pull {model}` fetches it")
+    return found
 
 
 def _check_model(path: Path) -> None:

@@ -110,3 +110,32 @@ def test_without_the_library_the_message_says_how_to_get_it(
         llamacpp_server.main(["--model", str(model)])
     assert caught.value.code == os.EX_CONFIG
     assert "pip install 'headrace[llamacpp]'" in capsys.readouterr().err
+
+
+def test_a_model_that_was_fetched_is_found_by_its_name(
+    library: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
+    file = tmp_path / "models" / "hf" / "owner" / "repo" / "main" / "m.gguf"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"GGUF....")
+    with pytest.raises(Left):
+        llamacpp_server.main(["--model", "hf:owner/repo/m.gguf"])
+    assert library.params.model.path == str(file)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("smollm2-135m-instruct", "`headrace models pull smollm2-135m-instruct` fetches it"),
+        ("smollm", "unknown model 'smollm'"),
+    ],
+)
+def test_a_name_without_a_file_is_refused_for_good(
+    model: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path))
+    with pytest.raises(SystemExit) as caught:
+        llamacpp_server.main(["--model", model])
+    assert caught.value.code == os.EX_CONFIG
+    assert message in capsys.readouterr().err
