@@ -44,7 +44,7 @@ def test_a_wrong_call_of_the_generator_says_how() -> None:
 def test_an_example_is_right_and_gives_no_warning(file: Path, tmp_path: Path) -> None:
     pem = tmp_path / "pem"
     pem.touch()
-    names = ("KEY_SALT", "BATCH_KEY", "CHAT_APP_KEY", "ADMIN_KEY", "OPENAI_API_KEY")
+    names = ("KEY_SALT", "BATCH_KEY", "CHAT_APP_KEY", "ADMIN_KEY", "OPENAI_API_KEY", "HEADRACE_KEY")
     env = {**{name: f"value of {name}" for name in names}, "TLS_CERT": str(pem), "TLS_KEY": str(pem)}
     assert load(file, env).warnings == ()
 
