@@ -88,12 +88,11 @@ class Gateway:
         self._tls = _server_tls(config)
         self._cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
         self.server = ServerState(config.server, self._route, self.telemetry.connections, outbox, self._cors)
-        state = ApiState(
-            identity, catalog, clock, int(_wall_s()), metrics or self._own_metrics, lambda: self.server.draining
-        )
+        state = ApiState(identity, catalog, clock, int(_wall_s()), metrics or self._own_metrics, lambda: self._leaving)
         self._api = AsgiHandler(create_api(state), "https" if self._tls else "http")
         self._calls: dict[Operation, Handler] = {o: self._call(o) for o in Operation}
         self._acceptor: Acceptor | None = None
+        self._leaving = False
         self._sweeper: asyncio.TimerHandle | None = None
         self.telemetry.watch(series.REPLICA_IN_FLIGHT.name, self._replicas_in_flight)
 
@@ -109,20 +108,23 @@ class Gateway:
         if self._acceptor is not None:
             self._acceptor.close()
 
-    async def drain(self, limit_s: float, grace_s: float = 1.0, *, accept: bool = False) -> None:
-        """Let answers in flight finish for at most `limit_s`; take no more connections.
+    async def drain(self, limit_s: float, grace_s: float = 1.0, *, replaced: bool = False) -> None:
+        """Let answers in flight finish for at most `limit_s`; every answer is the last of its connection.
 
-        Connections that idle get `grace_s` to carry one more request, whose answer says that it is the last: a client
-        that is about to send on one is not cut off.
+        For `grace_s` connections are still accepted: who asks for readiness reads 503, and finds no closed port. Those
+        that idle get as long to carry one more request: a client that is about to send on one is not cut off.
 
-        accept: go on accepting for `grace_s` all the same: who asks for readiness then reads 503, not a closed port.
+        replaced: others accept on the same socket. Nothing more is accepted here, and readiness stays what it was.
         """
         began_s = time.monotonic()
         self.server.drain()
-        if accept:
+        if replaced:
+            self.stop_accepting()
+        else:
+            self._leaving = True
             await asyncio.sleep(min(grace_s, limit_s))
+            self.stop_accepting()
             grace_s = LAST_GRACE_S
-        self.stop_accepting()
         if not await self.server.closed_within(min(grace_s, limit_s)):
             self.server.close_idle()
             await self.server.closed_within(limit_s - (time.monotonic() - began_s))

@@ -34,7 +34,7 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
 
     limit_s: float
     grace_s: float
-    accept: bool
+    replaced: bool = False
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):

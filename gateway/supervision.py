@@ -179,7 +179,7 @@ class Supervisor:
 
     async def _drain_old(self, old: Generation) -> None:
         old.listener.close()
-        await old.drain(old.config.server.drain_s, GRACE_S, accept=False)
+        await old.drain(old.config.server.drain_s, GRACE_S, replaced=True)
         await self._engines.keep_only(config for config in self._wanted() if config is not old.config)
 
     def _wanted(self) -> list[Config]:
@@ -198,7 +198,7 @@ class Supervisor:
             generation.listener.close()
             if not at_once:
                 self._console.tell(f"stopping: answers in flight have {self._config.server.drain_s:g} s to finish")
-            await generation.drain(self._config.server.drain_s, GRACE_S, accept=True)
+            await generation.drain(self._config.server.drain_s, GRACE_S)
         if self._draining:
             await asyncio.wait(self._draining)
         await self._engines.stop()

@@ -104,7 +104,7 @@ class Worker:
     async def _finish(self, drain: Drain, pushing: asyncio.Task[None]) -> None:
         gateway = self._gateway
         assert gateway is not None
-        await gateway.drain(drain.limit_s, drain.grace_s, accept=drain.accept)
+        await gateway.drain(drain.limit_s, drain.grace_s, replaced=drain.replaced)
         if gateway.server.open:
             logger.warning(
                 "%d answers did not finish within %g s (server.drain_s) and are cut off",
@@ -158,7 +158,7 @@ class Worker:
             self._drain.set_result(drain)
 
     def _told_to_end(self) -> None:
-        self._begin_drain(Drain(self._config.server.drain_s, GRACE_S, accept=True))
+        self._begin_drain(Drain(self._config.server.drain_s, GRACE_S))
 
     def _orphaned(self) -> None:
         """The supervisor is gone: whoever starts it anew needs the port, so that nothing more is accepted here."""
@@ -166,7 +166,7 @@ class Worker:
             self._configured.set_exception(SupervisorGone())
         if self._gateway is not None:
             self._gateway.stop_accepting()
-        self._begin_drain(Drain(self._config.server.drain_s, GRACE_S, accept=False))
+        self._told_to_end()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, self._config.server.drain_s + OVERTIME_S)
 

@@ -238,10 +238,10 @@ class Generation:
         loop = asyncio.get_running_loop()
         self._keepers = [loop.create_task(self._keep(worker)) for worker in self._workers.values()]
 
-    async def drain(self, limit_s: float, grace_s: float, *, accept: bool) -> None:
+    async def drain(self, limit_s: float, grace_s: float, *, replaced: bool = False) -> None:
         """Have every worker finish and end. See `Gateway.drain`."""
         self._ending.set()
-        self._farewell = Drain(limit_s, grace_s, accept)
+        self._farewell = Drain(limit_s, grace_s, replaced)
         for worker in self._workers.values():
             worker.send(self._farewell)
         try:

@@ -171,7 +171,13 @@ async def test_a_rolling_restart_under_load_resets_nobody(tmp_path: Path) -> Non
                         outcomes[repr(error)] += 1
                     await asyncio.sleep(max(0.0, 0.05 - (time.monotonic() - began_s)))
 
-        callers = [asyncio.create_task(caller()) for _ in range(10)]
+        async def load_balancer() -> None:
+            async with client(gateway.url) as http:
+                while not stop.is_set():
+                    outcomes[str((await http.get("/health/ready")).status_code)] += 1
+                    await asyncio.sleep(0.02)
+
+        callers = [asyncio.create_task(load_balancer()), *(asyncio.create_task(caller()) for _ in range(10))]
         for times in (1, 2):
             old = set(gateway.workers())
             config = config_for(engine)
