@@ -83,8 +83,8 @@ class Pipeline:
             recorder = self._look_up(caller, call, request, sink, record)
             if recorder is None:
                 return
-            relay = Relay(call, record, recorder, self.clock, self.keepalive_s)
-            await self.dispatcher.run(deployment, call, _engine_headers(record, span), record, relay.deliver)
+            with Relay(call, record, recorder, self.clock, self.keepalive_s) as relay:
+                await self.dispatcher.run(deployment, call, _engine_headers(record, span), record, relay.deliver)
             charge.settle(record.usage)
         self._remember(caller, call, recorder, record)
 

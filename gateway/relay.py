@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import lru_cache
+from typing import Self
 
 from engines.base import EngineError, EngineResponse, Operation
 from gateway.clock import Clock
@@ -14,7 +15,15 @@ from gateway.errors import ApiError, UpstreamFailed
 from gateway.http import Sink
 from gateway.record import Record, Usage
 from gateway.sse import KEEPALIVE, EventFilter
-from gateway.upstream import Outcome, Rejection, check_whole, from_engine_error, from_stream_error, rejection
+from gateway.upstream import (
+    BYTES_PER_TOKEN,
+    Outcome,
+    Rejection,
+    check_whole,
+    from_engine_error,
+    from_stream_error,
+    rejection,
+)
 from gateway.wire import Call
 
 MAX_WHOLE_BYTES = 256 * 1024 * 1024
@@ -28,8 +37,43 @@ _COUNTED = (Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS)
 JSON_HEADERS = b"content-type: application/json\r\n"
 
 
+class KeepAlive:
+    """Comments on a stream that is silent, from the sending of its request to its end (A11).
+
+    The first one brings the head with it. A comment is no answer: another replica may still be tried.
+    """
+
+    __slots__ = ("_clock", "_interval_s", "_loop", "_record", "_sink", "_timer", "response")
+
+    def __init__(self, record: Record, sink: Sink, clock: Clock, interval_s: float) -> None:
+        self._record = record
+        self._sink = sink
+        self._clock = clock
+        self._interval_s = interval_s
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(interval_s, self._on_silence)
+        self.response: EngineResponse | None = None
+        """What is being relayed."""
+
+    def stop(self) -> None:
+        """Nothing may follow the end of a body."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_silence(self) -> None:
+        """Once per interval: a comment, unless something was relayed in it."""
+        last_s = self.response.last_data_s if self.response is not None else 0.0
+        wait_s = self._interval_s - (self._clock.monotonic() - (last_s or self._record.started_s))
+        if wait_s < 0.002:
+            start_stream(self._sink, self._record)
+            self._sink.write(KEEPALIVE)
+            wait_s = self._interval_s
+        self._timer = self._loop.call_later(wait_s, self._on_silence)
+
+
 class Relay:
-    """Takes one call's answer to one sink, whichever attempt brings it."""
+    """Takes one call's answer to one sink, whichever attempt brings it. Used as a context for the whole dispatch."""
 
     def __init__(self, call: Call, record: Record, sink: Sink, clock: Clock, keepalive_s: float) -> None:
         self._call = call
@@ -37,6 +81,16 @@ class Relay:
         self._sink = sink
         self._clock = clock
         self._keepalive_s = keepalive_s
+        self._keepalive: KeepAlive | None = None
+
+    def __enter__(self) -> Self:
+        if self._call.stream:
+            self._keepalive = KeepAlive(self._record, self._sink, self._clock, self._keepalive_s)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._keepalive is not None:
+            self._keepalive.stop()
 
     async def deliver(self, response: EngineResponse) -> Outcome:
         """Take `response` to the client.
@@ -45,88 +99,80 @@ class Relay:
         reported to the client inside the stream, and there is nothing left to try.
 
         Raises:
-            Rejection, EngineError: no answer, and nothing was sent.
+            Rejection, EngineError: no answer, and nothing but comments was sent.
         """
         if response.status != 200:
             body = await response.read(MAX_ERROR_BYTES)
             raise rejection(self._call.operation, response.status, response.headers, body)
-        if self._call.stream and response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-            return await self._stream(response)
+        if self._keepalive is not None and response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
+            return await self._stream(response, self._keepalive)
         return await self._whole(response)
 
     async def _whole(self, response: EngineResponse) -> Outcome:
         body = await response.read(MAX_WHOLE_BYTES)
         record = self._record
         usage, record.finish_reason = check_whole(self._call.operation, body)
-        record.usage = usage or Usage(estimated=self._call.operation in _COUNTED)
+        record.usage = _counted(usage, self._call)
+        if self._sink.started:
+            raise Rejection(UpstreamFailed("The engine answered a stream with a whole answer."), Outcome.BROKEN)
         record.status = 200
         self._sink.start(200, JSON_HEADERS + heading(record), len(body))
         self._sink.write(body)
         self._sink.end()
         return Outcome.FINE
 
-    async def _stream(self, response: EngineResponse) -> Outcome:
-        stream = StreamRelay(self._call, self._record, self._sink, response, self._clock, self._keepalive_s)
+    async def _stream(self, response: EngineResponse, keepalive: KeepAlive) -> Outcome:
+        stream = StreamRelay(self._call, self._record, self._sink, response, keepalive)
         self._sink.bind(response)
+        keepalive.response = response
         try:
             return await stream.run()
         finally:
             self._sink.bind(None)
+            keepalive.response = None
 
 
 class StreamRelay:
     """One stream from an engine to a sink. Implements `Receiver`.
 
     The head goes out with the first event, so that an engine that fails before it gets a proper status and another
-    replica a chance; or with the first keep-alive comment, if the engine is silent for that long.
+    replica a chance.
     """
 
     __slots__ = (
+        "_begun",
         "_call",
-        "_clock",
         "_done",
         "_filter",
-        "_keepalive_s",
-        "_loop",
+        "_keepalive",
         "_plain",
         "_record",
         "_response",
         "_sink",
         "_spliced",
         "_spliced_bytes",
-        "_timer",
     )
 
-    def __init__(
-        self,
-        call: Call,
-        record: Record,
-        sink: Sink,
-        response: EngineResponse,
-        clock: Clock,
-        keepalive_s: float,
-    ) -> None:
+    def __init__(self, call: Call, record: Record, sink: Sink, response: EngineResponse, keepalive: KeepAlive) -> None:
         self._call = call
         self._record = record
         self._sink = sink
         self._response = response
-        self._clock = clock
-        self._keepalive_s = keepalive_s
-        self._filter = EventFilter(strip_usage=call.adds_usage)
+        self._keepalive = keepalive
+        self._filter = EventFilter(strip_usage=call.adds_usage, choices=call.choices)
+        self._begun = False
+        """Whether anything of the answer has gone out."""
         self._plain = False
         """Whether chunks may be spliced: content has begun, no event is half read, the client takes chunks."""
         self._spliced = 0
         self._spliced_bytes = 0
-        self._loop = asyncio.get_running_loop()
-        self._done: asyncio.Future[Outcome] = self._loop.create_future()
-        self._timer = self._loop.call_later(keepalive_s, self._on_silence)
+        self._done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> Outcome:
         try:
             self._response.subscribe(self)
             return await self._done
         finally:
-            self._timer.cancel()
             self._fill_record()
 
     # Receiver
@@ -155,7 +201,7 @@ class StreamRelay:
         if feed.content:
             record = self._record
             if not record.first_token_s:
-                record.first_token_s = self._clock.monotonic()
+                record.first_token_s = self._response.last_data_s
         self._send(feed.out, framed if feed.out == payload else None)
         if feed.error is not None:
             self._response.abort()
@@ -177,6 +223,7 @@ class StreamRelay:
             self._fail(Rejection(error, Outcome.BROKEN))
             return
         self._send(events.held, None)
+        self._keepalive.stop()
         self._sink.end()
         self._done.set_result(Outcome.FINE)
 
@@ -186,16 +233,13 @@ class StreamRelay:
 
     def _send(self, out: bytes, framed: bytes | None) -> None:
         if out:
-            if not self._sink.started:
-                self._start()
+            if not self._begun:
+                self._begun = True
+                start_stream(self._sink, self._record)
             self._sink.write(out, framed)
 
-    def _start(self) -> None:
-        self._record.status = 200
-        self._sink.start(200, SSE_HEADERS + heading(self._record))
-
     def _fail(self, failure: Rejection | EngineError) -> None:
-        if not self._sink.started:
+        if not self._begun:
             self._done.set_exception(failure)
             return
         if isinstance(failure, Rejection):
@@ -203,20 +247,10 @@ class StreamRelay:
         else:
             error, outcome = from_engine_error(failure), Outcome.BROKEN
         note_error(self._record, error)
+        self._keepalive.stop()
         self._sink.write(error.event())
         self._sink.end()
         self._done.set_result(outcome)
-
-    def _on_silence(self) -> None:
-        """Once per keep-alive interval: a comment, unless something was relayed in it (A11)."""
-        silent_s = self._clock.monotonic() - (self._response.last_data_s or self._record.started_s)
-        wait_s = self._keepalive_s - silent_s
-        if wait_s < 0.002:
-            if not self._sink.started:
-                self._start()
-            self._sink.write(KEEPALIVE)
-            wait_s = self._keepalive_s
-        self._timer = self._loop.call_later(wait_s, self._on_silence)
 
     def _fill_record(self) -> None:
         record, events = self._record, self._filter
@@ -224,7 +258,24 @@ class StreamRelay:
         record.bytes_out = self._spliced_bytes
         record.finish_reason = events.finish_reason
         record.last_token_s = self._response.last_data_s
-        record.usage = events.usage or Usage(completion_tokens=record.events, estimated=True)
+        estimate = Usage(completion_tokens=events.tokens + self._spliced, estimated=True)
+        record.usage = _counted(events.usage or estimate, self._call)
+
+
+def _counted(usage: Usage, call: Call) -> Usage:
+    """With an estimate of the prompt, if the engine counted nothing."""
+    if usage.estimated and call.operation not in _COUNTED:
+        return Usage()
+    if usage.estimated:
+        usage.prompt_tokens = len(call.body) // BYTES_PER_TOKEN
+    return usage
+
+
+def start_stream(sink: Sink, record: Record) -> None:
+    """Send the head, unless it is out."""
+    if not sink.started:
+        record.status = 200
+        sink.start(200, SSE_HEADERS + heading(record))
 
 
 def heading(record: Record) -> bytes:

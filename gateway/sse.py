@@ -109,14 +109,19 @@ class EventFilter:
     """The state of one stream.
 
     strip_usage: take out an event that has usage and no choices.
+    choices:     how many answers were asked for; each says why it ended.
+    tokens:      events that said something, one for each choice in them: what is known without usage.
     """
 
     strip_usage: bool
+    choices: int = 1
     held: bytes = b""
     usage: Usage | None = None
     finish_reason: str = ""
     events: int = 0
+    tokens: int = 0
     done: bool = False
+    _finished: set[int] = field(default_factory=set)
     _out: list[bytes] = field(default_factory=list)
     _total: Usage | None = None
     _by_choice: dict[int, Usage] = field(default_factory=dict)
@@ -131,7 +136,7 @@ class EventFilter:
     @property
     def complete(self) -> bool:
         """Whether the engine said that it had finished."""
-        return self.done or bool(self.finish_reason)
+        return self.done or len(self._finished) >= max(1, self.choices)
 
     def feed(self, payload: bytes) -> Feed:
         """Take the next piece.
@@ -194,8 +199,10 @@ class EventFilter:
         for choice in chunk.choices or ():
             if choice.finish_reason:
                 self.finish_reason = choice.finish_reason
+                self._finished.add(choice.index)
             if choice.text or (choice.delta is not None and choice.delta.says_something):
                 result.content = True
+                self.tokens += 1
         self._out.append(event)
         return True
 

@@ -25,6 +25,8 @@ from gateway.errors import (
 from gateway.record import Usage
 from gateway.sse import UsageView
 
+BYTES_PER_TOKEN = 4
+"""Of text in most languages, JSON around it included; for estimates."""
 MAX_MESSAGE_CHARS = 2000
 _CONTEXT_LENGTH = re.compile(
     r"maximum context length|context_length_exceeded|exceeds? the (?:available )?context|context (?:window|size)"
@@ -102,8 +104,8 @@ _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _CHAT, _COMPLETIONS, _EMBEDDINGS = Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS
 
 
-def check_whole(operation: Operation, body: bytes) -> tuple[Usage | None, str]:
-    """Usage and finish reason of a whole successful answer.
+def check_whole(operation: Operation, body: bytes) -> tuple[Usage, str]:
+    """Usage and finish reason of a whole successful answer; without usage its completion tokens are estimated.
 
     Raises:
         Rejection: the body is an error, or no answer to `operation`, in spite of its 2xx.
@@ -120,7 +122,11 @@ def check_whole(operation: Operation, body: bytes) -> tuple[Usage | None, str]:
     if not _answers(operation, answer):
         failed = UpstreamFailed("The engine answered without a result.", code="upstream_empty_answer")
         raise Rejection(failed, Outcome.BROKEN)
-    usage = answer.usage.usage() if answer.usage is not None else None
+    if answer.usage is not None:
+        usage = answer.usage.usage()
+    else:
+        said_bytes = sum(len(bytes(choice.message)) + len(bytes(choice.text)) for choice in answer.choices or ())
+        usage = Usage(completion_tokens=said_bytes // BYTES_PER_TOKEN, estimated=True)
     reason = answer.choices[0].finish_reason if answer.choices else None
     return usage, reason or ""
 

@@ -23,6 +23,7 @@ class _Body(msgspec.Struct):
     model: str = ""
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
+    n: msgspec.Raw = msgspec.Raw(b"")
 
 
 _decode_body = msgspec.json.Decoder(_Body).decode
@@ -34,6 +35,7 @@ class Call(msgspec.Struct, frozen=True):
 
     model:       the deployment name as the caller wrote it.
     wants_usage: the caller asked for usage in the stream.
+    choices:     how many answers to one prompt; the engine judges whether it may be that many.
     """
 
     operation: Operation
@@ -41,6 +43,7 @@ class Call(msgspec.Struct, frozen=True):
     stream: bool
     wants_usage: bool
     body: bytes
+    choices: int = 1
 
     @property
     def adds_usage(self) -> bool:
@@ -72,7 +75,9 @@ def read_call(operation: Operation, request: Request) -> Call:
     stream = bool(body.stream) and operation in _STREAMED
     options = body.stream_options
     wants_usage = options is not None and bool(options.include_usage)
-    return Call(operation, body.model, stream, wants_usage, request.body)
+    count = bytes(body.n)
+    choices = int(count) if count.isdigit() and len(count) < 4 else 1
+    return Call(operation, body.model, stream, wants_usage, request.body, choices)
 
 
 def body_for(call: Call, engine_model: str) -> bytes:
