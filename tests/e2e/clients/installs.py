@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def cache() -> Path:
 
 def python_with(*requirements: str) -> Path:
     """An interpreter that has `requirements`, and what they leave open as the tests' own interpreter has it."""
-    name = requirements[0].partition("[")[0].replace("==", "-")
+    name = re.sub(r"[^\w.]+", "-", requirements[0])
     folder = _folder(name, (*requirements, sys.version, sys.prefix))
     python = folder / "bin/python"
     with _made_once(folder) as missing:
