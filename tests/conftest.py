@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """uvloop swallows the exception that pytest-timeout raises from a signal, so coroutines have a limit of their own."""
+    """uvloop swallows what pytest-timeout raises from a signal, so that coroutines have a limit of their own."""
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.obj = _limited(item.obj)

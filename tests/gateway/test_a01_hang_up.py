@@ -88,21 +88,27 @@ async def test_a01_a_hang_up_between_tokens_frees_the_engine(how: str) -> None:
 @pytest.mark.parametrize("hang", ["after", "mid"])
 @pytest.mark.parametrize("body", [chat(), streamed()], ids=["whole", "stream"])
 async def test_a01_a02_a_hang_up_after_the_engines_head_frees_it(hang: str, body: Json) -> None:
-    async with engine_running(hang=hang) as engine, serving(config_of(engine)) as server:
-        async with server.asking(body) as wire:
-            await engine.hung()
-            await leaves(wire, "close")
-            assert await freed(engine) < LIMIT_S
+    async with (
+        engine_running(hang=hang) as engine,
+        serving(config_of(engine)) as server,
+        server.asking(body) as wire,
+    ):
+        await engine.hung()
+        await leaves(wire, "close")
+        assert await freed(engine) < LIMIT_S
 
 
 async def test_a01_a_hang_up_while_tokens_pour_frees_the_engine() -> None:
-    async with engine_running(output_tokens=5000, itl_s=0.001) as engine, serving(config_of(engine)) as server:
-        async with server.asking(streamed()) as wire:
-            await wire.read_head()
-            for _ in range(20):
-                await wire.read_chunk()
-            await leaves(wire, "close")
-            assert await freed(engine) < LIMIT_S
+    async with (
+        engine_running(output_tokens=5000, itl_s=0.001) as engine,
+        serving(config_of(engine)) as server,
+        server.asking(streamed()) as wire,
+    ):
+        await wire.read_head()
+        for _ in range(20):
+            await wire.read_chunk()
+        await leaves(wire, "close")
+        assert await freed(engine) < LIMIT_S
 
 
 async def no_longer_held(server: Server) -> float:
@@ -139,11 +145,13 @@ async def test_a01_a_hang_up_during_a_retry_frees_the_second_replica() -> None:
 
 async def test_a01_a_hang_up_while_a_retry_connects_ends_it() -> None:
     with nobody() as dead, no_answer() as silent:
-        async with serving(config_of(dead, silent, policy="round_robin")) as server:
-            async with server.asking(streamed()) as wire:
-                await settled(lambda: not server.gateway.replicas[1].in_flight, "no retry")
-                await leaves(wire, "close")
-                assert await no_longer_held(server) < LIMIT_S
+        async with (
+            serving(config_of(dead, silent, policy="round_robin")) as server,
+            server.asking(streamed()) as wire,
+        ):
+            await settled(lambda: not server.gateway.replicas[1].in_flight, "no retry")
+            await leaves(wire, "close")
+            assert await no_longer_held(server) < LIMIT_S
 
 
 async def test_a01_requests_pipelined_behind_one_that_was_left_never_reach_the_engine() -> None:
@@ -168,15 +176,18 @@ async def test_a01_a_client_that_goes_while_its_body_arrives_costs_no_engine() -
 
 @pytest.mark.parametrize("what", ["half an event", "half a chunk"])
 async def test_a01_a_hang_up_within_an_event_frees_the_engine(what: str) -> None:
-    async with engine_by_hand() as engine, serving(config_of(engine.url)) as server:
-        async with server.asking(streamed()) as wire:
-            turn = await engine.turn()
-            head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-            half: dict[str, Any] = {"half an event": framed(b'data: {"ch'), "half a chunk": framed(token("b"))[:-9]}
-            turn.send(head, framed(token("a")), half[what])
-            await wire.read_head()
-            await wire.read_chunk()
-            await leaves(wire, "close")
-            with Watch() as watch:
-                await turn.gone.wait()
-            assert watch.elapsed_s < LIMIT_S
+    async with (
+        engine_by_hand() as engine,
+        serving(config_of(engine.url)) as server,
+        server.asking(streamed()) as wire,
+    ):
+        turn = await engine.turn()
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        half: dict[str, Any] = {"half an event": framed(b'data: {"ch'), "half a chunk": framed(token("b"))[:-9]}
+        turn.send(head, framed(token("a")), half[what])
+        await wire.read_head()
+        await wire.read_chunk()
+        await leaves(wire, "close")
+        with Watch() as watch:
+            await turn.gone.wait()
+        assert watch.elapsed_s < LIMIT_S
