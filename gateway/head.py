@@ -41,7 +41,7 @@ def fault_of(version: str, headers: Iterable[tuple[bytes, bytes]], max_body_byte
         if name in _WEIGHED:
             if name in found:
                 return InvalidRequest(f"The request has more than one {name.decode()} header.", code="malformed_http")
-            found[name] = value
+            found[name] = value.strip(b" \t")  # llhttp leaves what follows a value
     host = found.get(b"host")
     if (host is None and version == "1.1") or (host is not None and not _HOST.fullmatch(host)):
         return InvalidRequest("An HTTP/1.1 request needs one valid Host header.", code="malformed_http")
@@ -51,7 +51,7 @@ def fault_of(version: str, headers: Iterable[tuple[bytes, bytes]], max_body_byte
 
 
 def _fault_of_coding(version: str, found: dict[bytes, bytes]) -> ApiError | None:
-    plain = found[b"transfer-encoding"].strip(b" \t").lower() == b"chunked"
+    plain = found[b"transfer-encoding"].lower() == b"chunked"
     if plain and version == "1.1" and b"content-length" not in found:
         return None
     message = "Transfer-encoding can only be `chunked`, in HTTP/1.1 and without a content-length."

@@ -314,6 +314,8 @@ class HttpConnection(asyncio.Protocol):
     def _refuse(self, incoming: _Incoming, error: ApiError) -> None:
         """Answer without reading the rest; the connection ends with it, since where the next request begins is moot."""
         incoming.error = error
+        if incoming.target:
+            incoming.method = self._parser.get_method()  # of HEAD the answer has no body
         incoming.body.clear()
         incoming.keep_alive = False
         self._stop_reading()
