@@ -170,7 +170,7 @@ def parse(body: bytes, kind: type[R], *, refuse_unknown: bool = False) -> R:
         if refuse_unknown:
             _refuse_unknown(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
         return msgspec.json.decode(body, type=kind)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refusal(400, str(error), "Bad Request") from error
     except RecursionError as error:
         raise Refusal(400, "the JSON is nested too deeply", "Bad Request") from error
