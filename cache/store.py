@@ -63,11 +63,11 @@ class ExactCache:
         return answer
 
     def put(self, key: bytes, answer: CachedAnswer) -> None:
+        if key in self._entries:
+            self._drop(key)
         size = self._size(answer)
         if size > self._max_bytes // 4:
             return
-        if key in self._entries:
-            self._drop(key)
         self._entries[key] = (self._now(), answer)
         self.size_bytes += size
         while self.size_bytes > self._max_bytes:
