@@ -15,7 +15,7 @@ from gateway.catalog import Catalog, Deployment
 from gateway.clock import Clock
 from gateway.errors import ApiError, InternalError, NotFound, from_status
 from gateway.identity import Caller, KeyRing
-from gateway.openapi import ErrorAnswer, Health, Model, ModelList, Version, complete
+from gateway.openapi import ErrorAnswer, Health, Model, ModelList, Status, Version, complete
 from gateway.telemetry import Exposition
 
 Responses = dict[int | str, dict[str, Any]]
@@ -26,7 +26,7 @@ class ApiState:
     """What the routes read.
 
     metrics:  all workers' metrics, in the format that an Accept header asks for.
-    draining: whether the gateway is on its way out.
+    status:   whether new requests should come here, and if not, why.
     """
 
     identity: KeyRing
@@ -34,7 +34,7 @@ class ApiState:
     clock: Clock
     started_at: int
     metrics: Callable[[str], Awaitable[Exposition]]
-    draining: Callable[[], bool]
+    status: Callable[[], Status]
 
 
 def create_api(state: ApiState) -> FastAPI:
@@ -63,12 +63,16 @@ def _add_health(api: FastAPI, state: ApiState) -> None:
         return Health(status="ok")
 
     async def ready(response: Response) -> Health:
-        """Whether new requests should come here: 503 as soon as the gateway drains. Calls no engine."""
-        if state.draining():
+        """Whether new requests should come here: 503 while engines of the gateway's own load, and as soon as it drains.
+
+        Calls no engine.
+        """
+        status = state.status()
+        if status != "ok":
             response.status_code = 503
             response.headers["retry-after"] = "1"
             response.headers["retry-after-ms"] = "1000"
-            return Health(status="draining")
+            return Health(status=status)
         now_s = state.clock.monotonic()
         available = {
             d.name: sum(r.breaker.allows(now_s) for v in d.variants for r in v.replicas)
@@ -78,7 +82,7 @@ def _add_health(api: FastAPI, state: ApiState) -> None:
 
     for path in ("/health/live", "/health/liveliness", "/liveness"):
         api.get(path, tags=["health"], include_in_schema=path == "/health/live")(live)
-    answers: Responses = {503: {"model": Health, "description": "Draining"}}
+    answers: Responses = {503: {"model": Health, "description": "Starting or draining"}}
     for path in ("/health/ready", "/health", "/healthz", "/readyz", "/readiness"):
         listed = path in ("/health/ready", "/health")
         api.get(path, tags=["health"], include_in_schema=listed, responses=answers)(ready)

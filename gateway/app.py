@@ -28,6 +28,7 @@ from gateway.errors import ApiError, MethodNotAllowed
 from gateway.http import Request, Sink
 from gateway.identity import KeyRing
 from gateway.listener import Acceptor
+from gateway.openapi import Status
 from gateway.pipeline import Pipeline
 from gateway.replicas import Replica
 from gateway.server import SWEEP_S, Handler, HttpConnection, ServerState
@@ -88,11 +89,13 @@ class Gateway:
         self._tls = _server_tls(config)
         self._cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
         self.server = ServerState(config.server, self._route, self.telemetry.connections, outbox, self._cors)
-        state = ApiState(identity, catalog, clock, int(_wall_s()), metrics or self._own_metrics, lambda: self._leaving)
+        state = ApiState(identity, catalog, clock, int(_wall_s()), metrics or self._own_metrics, self._status)
         self._api = AsgiHandler(create_api(state), "https" if self._tls else "http")
         self._calls: dict[Operation, Handler] = {o: self._call(o) for o in Operation}
         self._acceptor: Acceptor | None = None
         self._leaving = False
+        self.engines_ready = True
+        """Whether the engines that the supervisor starts have loaded; without any, they have."""
         self._sweeper: asyncio.TimerHandle | None = None
         self.telemetry.watch(series.REPLICA_IN_FLIGHT.name, self._replicas_in_flight)
 
@@ -160,6 +163,11 @@ class Gateway:
         if request.method != b"POST":
             return _wrong_method
         return self._calls[operation]
+
+    def _status(self) -> Status:
+        if self._leaving:
+            return "draining"
+        return "ok" if self.engines_ready else "starting"
 
     def _call(self, operation: Operation) -> Handler:
         handle = self.pipeline.handle

@@ -21,12 +21,20 @@ _LENGTH_BYTES = 4
 
 
 class Configure(msgspec.Struct, frozen=True, tag=True):
-    """To a new worker, first of all. `config`: from `pack_config`; `workers`: how many share the socket."""
+    """To a new worker, first of all. `config`: from `pack_config`; `workers`: how many share the socket.
+
+    engines_ready: False while the engines that the supervisor starts are loading; `EnginesReady` follows.
+    """
 
     worker_id: int
     workers: int
     config: bytes
     log_format: str
+    engines_ready: bool = True
+
+
+class EnginesReady(msgspec.Struct, frozen=True, tag=True):
+    """To a worker: the engines that the supervisor starts have loaded."""
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
@@ -79,7 +87,7 @@ class Scrape(msgspec.Struct, frozen=True, tag=True):
     accept: str
 
 
-Message = Configure | Drain | Ask | Exposed | Reopen | Started | Refused | Numbers | Scrape
+Message = Configure | EnginesReady | Drain | Ask | Exposed | Reopen | Started | Refused | Numbers | Scrape
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

@@ -23,8 +23,11 @@ class ErrorAnswer(BaseModel):
     error: ErrorDetail
 
 
+Status = Literal["ok", "starting", "draining"]
+
+
 class Health(BaseModel):
-    status: Literal["ok", "draining"]
+    status: Status
     available_replicas: dict[str, int] | None = None
     """Per deployment: replicas that requests may go to."""
 

@@ -82,16 +82,21 @@ class Supervisor:
         config = self._config
         listener = bind(config.server.host, config.server.port)
         effective, fresh = self._engines.prepare(config)
-        self._generation = generation = self._new_generation(config, effective, listener)
+        self._generation = generation = self._new_generation(config, effective, listener, engines_ready=not fresh)
         url = self._url(generation)
         self._console.overview(effective, url, generation.count)
         await together([generation.start(), self._engines.start(fresh, patient=True)])
+        generation.engines_loaded()
         self._console.examples(config, url)
         notify("READY=1")
 
-    def _new_generation(self, config: Config, effective: Config, listener: socket.socket) -> Generation:
+    def _new_generation(
+        self, config: Config, effective: Config, listener: socket.socket, *, engines_ready: bool = True
+    ) -> Generation:
         count = config.server.workers or usable_cores()
-        return Generation(config, effective, listener, count, self._console, self._numbering)
+        return Generation(
+            config, effective, listener, count, self._console, self._numbering, engines_ready=engines_ready
+        )
 
     def _url(self, generation: Generation) -> str:
         server = generation.config.server

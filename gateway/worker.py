@@ -22,6 +22,7 @@ from gateway.control import (
     Channel,
     Configure,
     Drain,
+    EnginesReady,
     Exposed,
     Message,
     Numbers,
@@ -93,6 +94,7 @@ class Worker:
         redactor = Redactor(secrets_of(self._config))
         set_up(cast(Literal["json", "pretty"], told.log_format), redactor=redactor, worker_id=told.worker_id)
         self._gateway = Gateway(self._config, worker_id=told.worker_id, metrics=self._all_metrics)
+        self._gateway.engines_ready = told.engines_ready
         turn = Turn(Board(self._board_fd, told.workers), told.worker_id) if told.workers > 1 else None
         await self._gateway.start(self._listener, turn)
         # What is here now stays: the collector need not look at it again, nor after every few hundred objects.
@@ -146,6 +148,8 @@ class Worker:
                     waiting.set_result(Exposition(body, content_type))
             case Reopen() if self._gateway is not None:
                 self._gateway.telemetry.reopen()
+            case EnginesReady() if self._gateway is not None:
+                self._gateway.engines_ready = True
             case Drain():
                 self._begin_drain(message)
             case Configure():

@@ -21,6 +21,7 @@ from gateway.control import (
     Channel,
     Configure,
     Drain,
+    EnginesReady,
     Exposed,
     Message,
     Numbers,
@@ -191,6 +192,7 @@ class Generation:
     """The workers of one configuration on one listening socket.
 
     config: as it was written; the workers get `effective`, in which every pool has URLs.
+    engines_ready: False: they are still loading, and `engines_loaded` will be called.
     """
 
     def __init__(
@@ -201,6 +203,8 @@ class Generation:
         count: int,
         console: Console,
         numbering: Numbering,
+        *,
+        engines_ready: bool = True,
     ) -> None:
         self.listener = listener
         self.count = count
@@ -209,6 +213,7 @@ class Generation:
         self._board = Board.create(count)
         self._console = console
         self._numbering = numbering
+        self._engines_ready = engines_ready
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._workers: dict[int, Worker] = {}
         self._keepers: list[asyncio.Task[None]] = []
@@ -259,6 +264,12 @@ class Generation:
         for worker in self._workers.values():
             worker.kill()
 
+    def engines_loaded(self) -> None:
+        """The workers are ready for requests from now on."""
+        self._engines_ready = True
+        for worker in self._workers.values():
+            worker.send(EnginesReady())
+
     def reopen_logs(self) -> None:
         for worker in self._workers.values():
             worker.send(Reopen())
@@ -271,7 +282,7 @@ class Generation:
         self._board.close()
 
     async def _spawn(self, worker_id: int) -> Worker:
-        told = Configure(worker_id, self.count, self._packed, self._console.how)
+        told = Configure(worker_id, self.count, self._packed, self._console.how, self._engines_ready)
         worker = await Worker.spawn(told, self.listener, self._board, self._numbering.answer)
         self._workers[worker_id] = worker
         self._numbering.include(worker)

@@ -133,6 +133,22 @@ async def test_an_engine_that_ends_before_it_is_ready_is_tried_again_and_quoted(
         assert await gateway.ended() == 0
 
 
+async def test_it_is_not_ready_while_its_own_engines_load(tmp_path: Path) -> None:
+    config = EMBEDDED | {"pools": {"p": {"engine": {"kind": "fake", "args": ["--startup", "1.5"]}}}}
+    config["server"] = {"port": 0, "workers": 2, "drain_s": 1}
+    async with served(tmp_path, config) as gateway:
+        await gateway.said("gateway on")
+        async with client(gateway.url) as http:
+            loading = await http.get("/health/ready")
+            assert (loading.status_code, loading.json()["status"]) == (503, "starting")
+            assert loading.headers["retry-after"] == "1"
+            assert (await http.get("/health/live")).status_code == 200
+            await gateway.ready()
+            async with asyncio.timeout(5):
+                while (await http.get("/health/ready")).status_code != 200:
+                    await asyncio.sleep(0.02)
+
+
 async def test_it_listens_on_an_ipv6_address(tmp_path: Path) -> None:
     async with engine_running() as engine:
         config = config_of(engine, server={"host": "::1", "workers": 1, "drain_s": 1})
