@@ -227,6 +227,19 @@ def test_what_only_looks_like_an_error_passes(data: str) -> None:
     assert (feed.out, feed.error) == (sse(data), None)
 
 
+def test_a_stream_is_complete_when_each_choice_has_ended_or_it_says_so() -> None:
+    """A08"""
+    events = EventFilter(strip_usage=True, choices=2)
+    told = [events.complete]
+    for index in (0, 0, 1):
+        events.feed(sse(chunk(choices=[choice(finish="stop", index=index)])))
+        told.append(events.complete)
+    assert told == [False, False, False, True]
+    short = EventFilter(strip_usage=True, choices=2)
+    short.feed(sse("[DONE]"))
+    assert short.complete
+
+
 @pytest.mark.parametrize("data", ["[DONE]", "[DONE] ", "[DONE]\r"])
 def test_done_is_done_as_the_sdks_read_it(data: str) -> None:
     assert run([f"data: {data}\n\n".encode()], strip=True).done

@@ -161,22 +161,29 @@ def test_a_200_that_is_no_answer_is_an_error(operation: Operation, body: bytes, 
     assert whole(operation, body) == expected
 
 
+_GUESS = Usage(estimated=True)
+
+
 @pytest.mark.parametrize(
     ("operation", "body", "usage", "reason"),
     [
-        (CHAT, b'{"choices":[{"message":{},"finish_reason":"stop"}]}', None, "stop"),
-        (CHAT, b'{"error":null,"choices":[{"message":{"content":null}}],"usage":null}', None, ""),
         (CHAT, b'{"choices":[{"message":{}}],"usage":{"prompt_tokens":1,"completion_tokens":2}}', Usage(1, 2), ""),
-        (TEXT, b'{"choices":[{"text":"","finish_reason":"length"}]}', None, "length"),
         (VECTORS, b'{"data":[],"usage":{"prompt_tokens":3,"prompt_tokens_details":null}}', Usage(3), ""),
-        (Operation.TOKENIZE, b'{"tokens":[1]}', None, ""),
-        (Operation.DETOKENIZE, b'{"prompt":"x"}', None, ""),
+        (CHAT, b'{"error":null,"choices":[{"message":{},"finish_reason":"stop"}],"usage":null}', _GUESS, "stop"),
+        (TEXT, b'{"choices":[{"text":"","finish_reason":"length"}]}', _GUESS, "length"),
+        (Operation.TOKENIZE, b'{"tokens":[1]}', _GUESS, ""),
+        (Operation.DETOKENIZE, b'{"prompt":"x"}', _GUESS, ""),
     ],
 )
-def test_an_answer_tells_usage_and_finish_reason(
-    operation: Operation, body: bytes, usage: Usage | None, reason: str
-) -> None:
+def test_an_answer_tells_usage_and_finish_reason(operation: Operation, body: bytes, usage: Usage, reason: str) -> None:
     assert check_whole(operation, body) == (usage, reason)
+
+
+def test_without_usage_a_longer_answer_is_estimated_as_more_tokens_and_flagged() -> None:
+    """A06"""
+    usages = [check_whole(TEXT, b'{"choices":[{"text":"%b"}]}' % (b"word " * n))[0] for n in (10, 20)]
+    assert [usage.estimated for usage in usages] == [True, True]
+    assert 5 <= usages[0].completion_tokens < usages[1].completion_tokens <= 40
 
 
 @pytest.mark.parametrize(
