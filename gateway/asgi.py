@@ -30,7 +30,8 @@ class AsgiHandler:
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
             "http_version": "1.0" if request.http_1_0 else "1.1",
-            "method": request.method.decode("ascii"),
+            # The sink leaves the body out; that alone tells HEAD from GET.
+            "method": "GET" if request.method == b"HEAD" else request.method.decode("ascii"),
             "scheme": self._scheme,
             "path": _unquote(path),
             "raw_path": path,
