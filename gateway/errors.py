@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import msgspec
@@ -64,6 +65,12 @@ class ApiError(Exception):
         self.param = param
         self.retry_after_s = min(retry_after_s, MAX_RETRY_AFTER_S) if retry_after_s is not None else None
         self.should_retry = should_retry
+
+    def clean(self, text: Callable[[str], str]) -> None:
+        """Pass everything that an engine may have said through `text`, which knows what nobody may see (A25)."""
+        self.message = text(self.message)
+        self.code = text(self.code)
+        self.param = self.param and text(self.param)
 
     def body(self) -> bytes:
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}

@@ -83,7 +83,7 @@ class Pipeline:
             recorder = self._look_up(caller, call, request, sink, record)
             if recorder is None:
                 return
-            with Relay(call, record, recorder, self.clock, self.keepalive_s) as relay:
+            with Relay(call, record, recorder, self.clock, self.keepalive_s, self.telemetry.redactor) as relay:
                 await self.dispatcher.run(deployment, call, _engine_headers(record, span), record, relay.deliver)
             charge.settle(record.usage)
         self._remember(caller, call, recorder, record)
@@ -108,6 +108,7 @@ class Pipeline:
         self.cache.put(exact_key(caller.tenant, call.operation, call.body), answer)
 
     def _refuse(self, error: ApiError, sink: Sink, record: Record) -> None:
+        error.clean(self.telemetry.redactor.text)
         note_error(record, error)
         if sink.started:
             sink.write(error.event())

@@ -15,6 +15,7 @@ from gateway.errors import ApiError, UpstreamFailed
 from gateway.http import Sink
 from gateway.record import Record, Usage
 from gateway.sse import KEEPALIVE, EventFilter
+from gateway.telemetry import Redactor
 from gateway.upstream import (
     BYTES_PER_TOKEN,
     Outcome,
@@ -75,7 +76,10 @@ class KeepAlive:
 class Relay:
     """Takes one call's answer to one sink, whichever attempt brings it. Used as a context for the whole dispatch."""
 
-    def __init__(self, call: Call, record: Record, sink: Sink, clock: Clock, keepalive_s: float) -> None:
+    def __init__(
+        self, call: Call, record: Record, sink: Sink, clock: Clock, keepalive_s: float, redactor: Redactor
+    ) -> None:
+        self._redactor = redactor
         self._call = call
         self._record = record
         self._sink = sink
@@ -122,7 +126,7 @@ class Relay:
         return Outcome.FINE
 
     async def _stream(self, response: EngineResponse, keepalive: KeepAlive) -> Outcome:
-        stream = StreamRelay(self._call, self._record, self._sink, response, keepalive)
+        stream = StreamRelay(self._call, self._record, self._sink, response, keepalive, self._redactor)
         self._sink.bind(response)
         keepalive.response = response
         try:
@@ -147,13 +151,23 @@ class StreamRelay:
         "_keepalive",
         "_plain",
         "_record",
+        "_redactor",
         "_response",
         "_sink",
         "_spliced",
         "_spliced_bytes",
     )
 
-    def __init__(self, call: Call, record: Record, sink: Sink, response: EngineResponse, keepalive: KeepAlive) -> None:
+    def __init__(
+        self,
+        call: Call,
+        record: Record,
+        sink: Sink,
+        response: EngineResponse,
+        keepalive: KeepAlive,
+        redactor: Redactor,
+    ) -> None:
+        self._redactor = redactor
         self._call = call
         self._record = record
         self._sink = sink
@@ -246,6 +260,7 @@ class StreamRelay:
             error, outcome = failure.error, failure.outcome
         else:
             error, outcome = from_engine_error(failure), Outcome.BROKEN
+        error.clean(self._redactor.text)
         note_error(self._record, error)
         self._keepalive.stop()
         self._sink.write(error.event())

@@ -41,7 +41,8 @@ class Telemetry:
         redactor: Redactor | None = None,
     ) -> None:
         known = frozenset(deployments)
-        redactor = redactor or Redactor()
+        self.redactor = redactor = redactor or Redactor()
+        """Blanks out secrets, in answers as well."""
         version = importlib.metadata.version("headrace")
         self._registry = Registry(Bound(options.max_tenants))
         self._meters = Meters(self._registry, known)
