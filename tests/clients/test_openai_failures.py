@@ -139,7 +139,7 @@ async def test_the_client_waits_as_long_as_the_engine_asked_it_to_and_succeeds()
         turn.send(whole(b'{"error": {"message": "slow down"}}', "429 Too Many Requests", "retry-after-ms: 1200"))
         with Watch() as watch:
             turn = await engine.turn()
-        assert 1.1 < watch.elapsed_s < 2.0, "left to itself it comes back within 0.5 s"
+        assert watch.elapsed_s > 1.1, "left to itself it comes back within 0.5 s"
         turn.send(whole(ANSWER))
         raw = await call
         assert raw.retries_taken == 1
@@ -258,7 +258,7 @@ async def test_a01_a_client_that_times_out_frees_the_engine(stream: bool) -> Non
     async with talking() as talk:
         talk.engine.hold()
         with pytest.raises(openai.APITimeoutError):
-            await talk.client.chat.completions.create(model=MODEL, messages=said(), stream=stream, timeout=0.15)
+            await talk.client.chat.completions.create(model=MODEL, messages=said(), stream=stream, timeout=0.4)
         assert await freed(talk.engine) < FREED_S
         (record,) = await talk.server.records()
         assert record["status"] == 499
@@ -266,7 +266,7 @@ async def test_a01_a_client_that_times_out_frees_the_engine(stream: bool) -> Non
 
 async def test_a01_a_client_that_times_out_between_tokens_frees_the_engine() -> None:
     async with talking(engine={"hang": "mid", "hang_after": 3}) as talk:
-        stream = await talk.client.chat.completions.create(model=MODEL, messages=said(), stream=True, timeout=0.3)
+        stream = await talk.client.chat.completions.create(model=MODEL, messages=said(), stream=True, timeout=0.5)
         with pytest.raises((openai.APITimeoutError, httpx.ReadTimeout)):  # older releases let httpx's through
             _ = [chunk async for chunk in stream]
         await stream.close()
@@ -305,7 +305,7 @@ async def test_a01_leaving_the_stream_helpers_block_frees_the_engine() -> None:
 
 
 async def test_a_client_without_patience_retries_and_every_attempt_is_freed() -> None:
-    async with talking(client={"max_retries": 1, "timeout": 0.15}) as talk:
+    async with talking(client={"max_retries": 1, "timeout": 0.4}) as talk:
         talk.engine.hold()
         with pytest.raises(openai.APITimeoutError):
             await talk.client.chat.completions.create(model=MODEL, messages=said())

@@ -48,7 +48,7 @@ async def test_a_scripts_errors_are_of_the_right_class() -> None:
         with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(model=MODEL, messages=said(), max_tokens=0)
         with pytest.raises(openai.APITimeoutError):
-            client.chat.completions.create(model=MODEL, messages=said(), extra_body={"fake": {"ttft": 5}}, timeout=0.1)
+            client.chat.completions.create(model=MODEL, messages=said(), extra_body={"fake": {"ttft": 5}}, timeout=0.4)
 
     engine = await scripted(script)
     assert engine.stats.aborted == 1

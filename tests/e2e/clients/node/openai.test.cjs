@@ -153,7 +153,7 @@ test("aborting a stream, leaving its loop and a time-out free the engine", async
   });
   await freed(() =>
     assert.rejects(
-      client.chat.completions.create({ model, messages, fake: { ttft: 9 } }, { timeout: 150 }),
+      client.chat.completions.create({ model, messages, fake: { ttft: 9 } }, { timeout: 400 }),
       OpenAI.APIConnectionTimeoutError,
     ),
   );
