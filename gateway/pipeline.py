@@ -90,10 +90,11 @@ class Pipeline:
 
     def _look_up(self, caller: Caller, call: Call, request: Request, sink: Sink, record: Record) -> Sink | None:
         """Where the answer is to go; None if the cache had it and it is already there."""
-        if self.cache is None or b"no-store" in request.headers.get(b"cache-control", b""):
+        directives = request.headers.get(b"cache-control", b"").lower()
+        if self.cache is None or b"no-store" in directives:
             return sink
         record.cache = "miss"
-        if b"no-cache" not in request.headers.get(b"cache-control", b""):
+        if b"no-cache" not in directives:
             answer = self.cache.get(exact_key(caller.tenant, call.operation, call.body))
             if answer is not None:
                 _replay(answer, sink, record)

@@ -493,6 +493,8 @@ class RawSink:
         if not self.keep_alive or self._state.draining:
             self.keep_alive = False
             framing += b"connection: close\r\n"
+        elif not self._may_chunk:
+            framing += b"connection: keep-alive\r\n"  # an HTTP/1.0 client goes by it
         self._head = b"%b%b%b%b\r\n" % (_status_line(status), header_lines, framing, self._state.date_line)
 
     def write(self, payload: bytes, framed: bytes | None = None) -> None:
