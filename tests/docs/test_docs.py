@@ -22,7 +22,7 @@ _PLACEHOLDER = "value of a variable"
 
 def shown_commands(page: Page) -> Iterator[str]:
     """Lines of shell blocks, and code in sentences, that call `headrace`."""
-    for block in page.blocks("bash"):
+    for block in page.blocks("bash", "sh"):
         yield from block.replace("\\\n", " ").splitlines()
     for block in page.blocks("console"):
         yield from (line[2:] for line in block.replace("\\\n", " ").splitlines() if line.startswith("$ "))
