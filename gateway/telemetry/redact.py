@@ -17,11 +17,11 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _LOOKS_SECRET: Final = re.compile(
     r"""
     (?P<keep>
-        \bauthorization["']?\s*[:=]\s*["']?(?:(?:bearer|basic)\s+)?
+        \bauthorization["']?\s*[:=]\s*["']?(?:(?:bearer|basic)\s+)?+
       | \b(?:bearer|basic)\s+(?=[^\s"',;]*\d)
       | \b(?:x-)?(?:api[_-]?key|access[_-]?token|password|secret)["']?\s*[:=]\s*["']?
       | ://[^\s/:@"]*:(?=[^\s/@"]+@)
-    )[^\s"',;&@}]{4,}
+    )[^\s"'`,;&@}]{4,}
     | \b(?:sk|pk|rk|hr|gsk|xai|ghp|gho|ghs|glpat|hf)[-_][A-Za-z0-9_-]{10,}
     | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*
     | \b(?:AKIA|ASIA)[A-Z0-9]{16}\b

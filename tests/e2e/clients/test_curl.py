@@ -123,6 +123,8 @@ async def test_headers_keys_and_statuses_are_shown() -> None:
         assert [model["id"] for model in json.loads(listing)["data"]] == [MODEL]
         status = await curl("-o", "/dev/null", "-w", "%{http_code}", f"{server.url}/v1/models")
         assert status == b"401"
+        keyless = json.loads(await curl(f"{server.url}/v1/chat/completions", *body(chat())))
+        assert keyless["error"]["message"] == "No API key given. Send it as `Authorization: Bearer KEY`."
         refused = await curl(f"{server.url}/v1/chat/completions", *body(chat()), "-H", "Authorization: Bearer nope")
         assert json.loads(refused)["error"]["code"] == "invalid_api_key"
         assert json.loads(await curl(f"{server.url}/health"))["status"] == "ok"
