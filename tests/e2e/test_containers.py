@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from typing import Any
 import httpx
 import pytest
 
-from engines.models import resolve
 from tests.e2e.container import Container, Image, Network, health_command, started
 from tests.e2e.image import PACKAGES, ROOT, build, install_packages, install_tools
 
@@ -113,10 +112,8 @@ def project(
 ) -> Iterator[Project]:
     """All services that can run here, started in the order of `depends_on`, each when what it waits for is healthy."""
     folder = tmp_path_factory.mktemp("project")
-    keep_known_model(folder / "volumes/models")
-    network = Network(folder, list(services))
     with ExitStack() as stack:
-        stack.callback(network.close)
+        network = stack.enter_context(closing(Network(folder, list(services))))
         with started("model", services["model"], images["model"], folder, None) as fetching:
             assert fetching.wait(300) == 0, fetching.log.read_text()
         containers = {}
@@ -126,17 +123,6 @@ def project(
             containers[name] = container
             until_healthy(container, service, image)
         yield Project(network, containers)
-
-
-def keep_known_model(volume: Path) -> None:
-    """Spare the download where this machine has the model already; the volume is the image's user's."""
-    volume.mkdir(parents=True)
-    if known := resolve("smollm2-135m-instruct"):
-        copy = volume.joinpath(*known.parts[-3:])
-        copy.parent.mkdir(parents=True)
-        copy.write_bytes(known.read_bytes())
-    for path in [volume, *volume.rglob("*")]:
-        os.chown(path, 10001, 10001)
 
 
 def test_the_dockerfile_pleases_its_linter(tools: Path) -> None:
@@ -177,7 +163,7 @@ def test_a_chat_is_answered_by_the_real_model_for_those_who_have_the_key(project
     assert project.chat(key="sk-wrong").status_code == 401
 
 
-def test_every_service_has_little_power(project: Project, services: dict[str, Any]) -> None:
+def test_every_service_has_little_power(project: Project) -> None:
     for name, container in project.containers.items():
         assert container.status("Uid").split()[0] != "0", name
         assert (container.status("CapEff"), container.status("NoNewPrivs")) == ("0" * 16, "1"), name
@@ -242,15 +228,14 @@ def test_valkey_keeps_what_it_is_given_for_those_who_have_the_password(project: 
     assert "NOAUTH" in valkey.run(["env", "-u", "REDISCLI_AUTH", "valkey-cli", "get", "a"]).stdout
 
 
-def alone(
-    name: str, config: str | None, services: dict[str, Any], images: dict[str, Image], folder: Path
-) -> dict[str, Any]:
-    """The gateway's service, with another configuration."""
+def configured(services: dict[str, Any], config: str | None, folder: Path) -> dict[str, Any]:
+    """The gateway's service, with another configuration or none."""
     service = {**services["gateway"], "volumes": []}
     if config is not None:
-        (folder / name).write_text(config)
+        file = folder / "headrace.yaml"
+        file.write_text(config)
         target = "/etc/headrace/headrace.yaml"
-        service["volumes"] = [{"type": "bind", "source": str(folder / name), "target": target, "read_only": True}]
+        service["volumes"] = [{"type": "bind", "source": str(file), "target": target, "read_only": True}]
     return service
 
 
@@ -264,28 +249,24 @@ def alone(
 def test_a_gateway_without_a_configuration_or_keys_does_not_start_and_says_why(
     config: str | None, why: str, services: dict[str, Any], images: dict[str, Image], tmp_path: Path
 ) -> None:
-    service = alone("c.yaml", config, services, images, tmp_path)
-    network = Network(tmp_path, ["gateway"])
-    try:
+    service = configured(services, config, tmp_path)
+    with closing(Network(tmp_path, ["gateway"])) as network:
         with started("gateway", service, images["gateway"], tmp_path, network) as container:
             assert container.wait(30) == 1
         assert re.search(why, container.log.read_text()), container.log.read_text()
-    finally:
-        network.close()
 
 
 def test_a_gateway_that_is_told_to_stop_ends_with_0(
     services: dict[str, Any], images: dict[str, Image], tmp_path: Path
 ) -> None:
     config = "server: {host: 0.0.0.0}\nauth: {keys: [{name: k, key: '${HEADRACE_KEY}'}]}\n"
-    service = alone("c.yaml", config, services, images, tmp_path)
-    network = Network(tmp_path, ["gateway"])
-    try:
-        with started("gateway", service, images["gateway"], tmp_path, network) as container:
-            until_healthy(container, service, images["gateway"])
-            assert container.stop() == 0
-    finally:
-        network.close()
+    service = configured(services, config, tmp_path)
+    with (
+        closing(Network(tmp_path, ["gateway"])) as network,
+        started("gateway", service, images["gateway"], tmp_path, network) as container,
+    ):
+        until_healthy(container, service, images["gateway"])
+        assert container.stop() == 0
 
 
 def test_the_python_of_the_tests_is_the_python_of_the_image() -> None:
