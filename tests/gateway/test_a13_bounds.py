@@ -139,7 +139,7 @@ async def test_a13_a_connection_without_a_request_is_closed() -> None:
 
 
 async def test_a13_a_client_that_does_not_read_stops_the_engine_and_loses_nothing() -> None:
-    text = "word " * 300_000
+    text = "word " * 80_000
     async with engine_running(context_tokens=10**6, kv_tokens=10**6) as engine, serving(config_of(engine)) as server:
         async with server.connected(receive_bytes=4096) as wire:
             await wire.send(request_bytes("POST", CHAT, streamed(fake={"text": text})))
@@ -147,16 +147,16 @@ async def test_a13_a_client_that_does_not_read_stops_the_engine_and_loses_nothin
             seen = -1
             while engine.stats.events != seen:
                 seen = engine.stats.events
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.1)
             assert engine.stats.open == 1, "the engine waits"
-            assert seen < 250_000
+            assert seen < 70_000
             (connection,) = server.gateway.server.open
             held = connection._transport.get_write_buffer_size()
             assert held < 2 * MIB, f"{held} bytes in the gateway"
             await wire.read_head()
             body = await wire.read_body()
         assert body.endswith(b"data: [DONE]\n\n")
-        assert body.count(b'"content":"word') == 300_000 or body.count(b"word") == 300_000
+        assert body.count(b"word") == 80_000
 
 
 async def test_a13_a_reader_that_is_stuck_is_cut_off_and_frees_the_engine() -> None:
