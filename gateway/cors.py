@@ -6,7 +6,10 @@ from collections.abc import Sequence
 
 from gateway.http import Request, Sink
 
-_EXPOSED = b"x-request-id, x-headrace-variant, x-headrace-pool, x-headrace-replica, retry-after, retry-after-ms"
+_EXPOSED = (
+    b"x-request-id, x-headrace-variant, x-headrace-pool, x-headrace-replica, x-headrace-attempts, x-headrace-cache, "
+    b"retry-after, retry-after-ms, x-should-retry"
+)
 
 
 class Cors:

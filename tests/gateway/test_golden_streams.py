@@ -19,6 +19,7 @@ from gateway.clock import RealClock
 from gateway.http import Flow
 from gateway.record import Record
 from gateway.relay import Relay
+from gateway.telemetry import Redactor
 from gateway.upstream import Outcome, Rejection
 from gateway.wire import Call
 from tests.golden.loader import DONE, Case, cases, dechunk
@@ -89,7 +90,7 @@ async def relayed(case: Case, pieces: list[bytes], *, wants_usage: bool) -> tupl
     rest = iter(pieces)
     while not exchange.head.done():
         connection.data_received(next(rest))
-    with Relay(call, record, sink, RealClock(), 15.0) as relay:
+    with Relay(call, record, sink, RealClock(), 15.0, Redactor()) as relay:
         delivered = loop.create_task(relay.deliver(exchange))
         await asyncio.sleep(0)
         for piece in rest:
