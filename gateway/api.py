@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
 from gateway.catalog import Catalog, Deployment
 from gateway.clock import Clock
-from gateway.errors import ApiError, InternalError, NotFound, from_status
+from gateway.docs_page import HEADERS as DOCS_HEADERS
+from gateway.docs_page import page
+from gateway.errors import ApiError, InternalError, InvalidRequest, NotFound, from_status
 from gateway.identity import Caller, KeyRing
 from gateway.openapi import ErrorAnswer, Health, Model, ModelList, Status, Version, complete
 from gateway.telemetry import Exposition
@@ -43,12 +46,14 @@ def create_api(state: ApiState) -> FastAPI:
         title="Headrace",
         version=version,
         summary="An OpenAI-compatible gateway over your engine pools",
-        docs_url="/docs",
-        redoc_url="/redoc",
+        docs_url=None,  # FastAPI's pages load scripts from a CDN
+        redoc_url=None,
+        redirect_slashes=False,
         separate_input_output_schemas=False,
     )
     api.add_exception_handler(ApiError, _on_api_error)
     api.add_exception_handler(HTTPException, _on_http_error)
+    api.add_exception_handler(RequestValidationError, _on_wrong_parameter)
     api.add_exception_handler(Exception, _on_crash)
     _add_health(api, state)
     _add_models(api, state)
@@ -122,7 +127,9 @@ def _add_models(api: FastAPI, state: ApiState) -> None:
 
 
 def _add_service(api: FastAPI, state: ApiState, version: str) -> None:
-    @api.get("/metrics", tags=["service"], response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    formats: Responses = {200: {"content": {"text/plain": {}, "application/openmetrics-text": {}}}}
+
+    @api.get("/metrics", tags=["service"], response_class=Response, responses=formats)
     async def metrics(request: Request) -> Response:
         """Prometheus metrics, summed over all workers; OpenMetrics by Accept."""
         exposition = await state.metrics(request.headers.get("accept", ""))
@@ -132,6 +139,11 @@ def _add_service(api: FastAPI, state: ApiState, version: str) -> None:
     async def get_version() -> Version:
         """The version of the gateway."""
         return Version(version=version)
+
+    @api.get("/docs", include_in_schema=False)
+    @api.get("/redoc", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return HTMLResponse(page(api.openapi()), headers=DOCS_HEADERS)
 
 
 async def _on_api_error(request: Request, error: Exception) -> Response:
@@ -144,13 +156,19 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        problem: ApiError = NotFound(f"There is nothing at {request.method} {request.url.path[:200]}.")
+        problem: ApiError = NotFound(f"There is nothing at {request.method} {request.scope['path'][:200]}.")
     else:
         problem = from_status(error.status_code, str(error.detail))
     response = JSONResponse(None, error.status_code, headers=dict(error.headers or {}))
     response.body = problem.body()
     response.headers["content-length"] = str(len(response.body))
     return response
+
+
+async def _on_wrong_parameter(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+    return await _on_api_error(request, InvalidRequest(f"Wrong parameter: {problems}."))
 
 
 async def _on_crash(request: Request, error: Exception) -> Response:

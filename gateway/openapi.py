@@ -108,24 +108,57 @@ _CALLS: dict[str, tuple[str, type[BaseModel], bool]] = {
     "/detokenize": ("Turn tokens into text", DetokenizeCall, False),
 }
 
-_ERRORS = {
+_SERVER_ERRORS = {
     400: "The request is wrong",
+    408: "The request did not arrive in time",
+    413: "The body is too large",
+    431: "The headers are too large",
+    500: "The gateway failed; its log has the reason",
+}
+"""What any request may be answered with."""
+
+_CALL_ERRORS = {
     401: "No valid API key",
     403: "The key may not call this model",
     404: "No such model",
-    408: "The request did not arrive in time",
-    409: "Conflict",
-    413: "The body is too large",
+    409: "The engine reports a conflict",
     429: "Over a limit; `retry-after` says how long to wait",
-    431: "The headers are too large",
     502: "The engine failed",
     503: "The engines are full or away; `retry-after` says how long to wait",
     504: "The engine gave no answer in time",
 }
 
+_ERROR: Json = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+_WAITS = (429, 503)
+_RETRY: Json = {
+    "retry-after": {"description": "Seconds to wait", "schema": {"type": "integer", "minimum": 1, "maximum": 120}},
+    "retry-after-ms": {"description": "The same in milliseconds", "schema": {"type": "integer", "minimum": 1}},
+}
+_REQUEST_ID: Json = {
+    "x-request-id": {"description": "Yours if it was usable, else one of the gateway's", "schema": {"type": "string"}}
+}
+_ROUTE: Json = {
+    f"x-headrace-{name}": {"description": f"The {name} that answered", "schema": {"type": "string"}}
+    for name in ("variant", "pool", "replica")
+}
+_PARAMETERS: list[Json] = [
+    {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": {"type": "string"},
+    }
+    for name, description in {
+        "x-request-id": "Names the request in logs and answers: up to 128 letters, digits and `._:/+=@-`",
+        "traceparent": "The caller's span, by W3C Trace Context",
+        "cache-control": "`no-cache` asks the engine again; `no-store` keeps the answer out of the response cache too",
+    }.items()
+]
+
 
 def complete(api: FastAPI) -> None:
-    """Make `api.openapi()` describe the model calls and the API keys too."""
+    """Make `api.openapi()` describe the model calls, the API keys and the server's own errors too."""
     framework = api.openapi
 
     def openapi() -> Json:
@@ -135,9 +168,25 @@ def complete(api: FastAPI) -> None:
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             for path, (summary, body, streams) in _CALLS.items():
                 document["paths"][path] = {"post": _operation(path, summary, _schema(body, schemas), streams)}
+            _add_server_errors(document)
         return api.openapi_schema or document
 
     api.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_server_errors(document: Json) -> None:
+    """The framework's 422 never leaves the gateway; refusals of the server may meet any request."""
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            answers = operation["responses"]
+            answers.pop("422", None)
+            if "401" in answers:
+                operation["security"] = [{"key": []}]
+            for status, text in _SERVER_ERRORS.items():
+                answers.setdefault(str(status), {"description": text, "content": _ERROR})
+            operation["responses"] = dict(sorted(answers.items()))
 
 
 def _schema(model: type[BaseModel], schemas: Json) -> Json:
@@ -150,15 +199,19 @@ def _schema(model: type[BaseModel], schemas: Json) -> Json:
 def _operation(path: str, summary: str, schema: Json, streams: bool) -> Json:
     answer: Json = {"application/json": {"schema": {"type": "object"}}}
     if streams:
-        answer["text/event-stream"] = {"schema": {"type": "string"}}
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
-    responses: Json = {"200": {"description": "The engine's answer", "content": answer}}
-    responses.update({str(status): {"description": text, "content": error} for status, text in _ERRORS.items()})
+        events = "Chunks as `data: JSON`, at the end `data: [DONE]`; instead of it an error as `data: JSON`"
+        answer["text/event-stream"] = {"schema": {"description": events}}
+    responses: Json = {
+        "200": {"description": "The engine's answer", "content": answer, "headers": _REQUEST_ID | _ROUTE}
+    }
+    for status, text in (_SERVER_ERRORS | _CALL_ERRORS).items():
+        headers = _REQUEST_ID | _RETRY if status in _WAITS else _REQUEST_ID
+        responses[str(status)] = {"description": text, "content": _ERROR, "headers": headers}
     return {
         "tags": ["models"],
         "summary": summary,
         "operationId": path.removeprefix("/v1").strip("/").replace("/", "_"),
-        "security": [{"key": []}],
+        "parameters": _PARAMETERS,
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
         "responses": responses,
     }
