@@ -7,14 +7,15 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import msgspec
+import uvloop
 
 from loadtest import Report
 from tests.gateway.supervised import Served, descendants, served
@@ -58,6 +59,23 @@ def pinned(cores: Cores) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, _CORES)
+
+
+T = TypeVar("T")
+
+
+def long_run(work: Coroutine[Any, Any, T], limit_s: float) -> T:
+    """The result of `work`, on a loop of its own: without the watch that tests keep on theirs, which takes time.
+
+    Raises:
+        TimeoutError: it is not there after `limit_s`.
+    """
+
+    async def limited() -> T:
+        async with asyncio.timeout(limit_s):
+            return await work
+
+    return uvloop.run(limited())
 
 
 # The parts

@@ -7,16 +7,21 @@ import itertools
 import pytest
 
 from loadtest import Ask, Load, Target, chat_asks
-from tests.bench.rig import cpu_s, engine_process, gateway_process, tree
+from tests.bench.rig import cpu_s, engine_process, gateway_process, long_run, tree
 from tests.gateway.supervised import client
 from tests.harness import metrics_in
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+LIMIT_S = 240.0
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(LIMIT_S + 30)]
 SCRAPES = 20
 
 
-async def test_ten_thousand_keys_make_under_5000_series_and_a_scrape_takes_under_100_ms() -> None:
+def test_ten_thousand_keys_make_under_5000_series_and_a_scrape_takes_under_100_ms() -> None:
     """A22, summed over two workers; the scrape's time is the CPU time of the gateway's processes."""
+    long_run(_ten_thousand_keys(), LIMIT_S)
+
+
+async def _ten_thousand_keys() -> None:
     names = [f"user{number}" for number in range(10_000)]
     keys = [{"name": name, "tenant": name, "key": f"sk-{name}"} for name in names]
     async with engine_process() as engine, gateway_process(engine.url, workers=2, keys=keys) as gateway:
