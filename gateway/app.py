@@ -15,23 +15,23 @@ from engines.http import Endpoint, HttpEngine
 from engines.llamacpp import LlamaCppEngine
 from engines.outbox import Outbox
 from gateway.admission import LocalLedger
-from gateway.api import ApiState, create_api
-from gateway.asgi import AsgiHandler
-from gateway.board import Turn
+from gateway.api.openapi import Status
+from gateway.api.routes import ApiState, create_api
 from gateway.catalog import Catalog, build_replicas
 from gateway.clock import Clock, RealClock
 from gateway.config import Config, Pool
-from gateway.config_secrets import secrets_of
-from gateway.cors import Cors
+from gateway.config.secrets import secrets_of
 from gateway.dispatch import Dispatcher
 from gateway.errors import ApiError, MethodNotAllowed
 from gateway.http import Request, Sink
+from gateway.http.asgi import AsgiHandler
+from gateway.http.cors import Cors
+from gateway.http.server import SWEEP_S, Handler, HttpConnection, ServerState
 from gateway.identity import KeyRing
-from gateway.listener import Acceptor
-from gateway.openapi import Status
 from gateway.pipeline import Pipeline
+from gateway.process.board import Turn
+from gateway.process.listener import Acceptor
 from gateway.replicas import Replica
-from gateway.server import SWEEP_S, Handler, HttpConnection, ServerState
 from gateway.telemetry import Exposition, Redactor, Telemetry, merge, render, series
 
 Metrics = Callable[[str], Awaitable[Exposition]]

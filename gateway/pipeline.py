@@ -16,10 +16,10 @@ from gateway.clock import Clock
 from gateway.dispatch import Dispatcher
 from gateway.errors import ApiError, InternalError
 from gateway.http import Request, Sink
+from gateway.http.recorder import Recorder
 from gateway.identity import Caller, KeyRing
 from gateway.record import Record, Usage
 from gateway.relay import JSON_HEADERS, SSE_HEADERS, Relay, heading, note_error
-from gateway.sink import Recorder
 from gateway.telemetry import Span, Telemetry
 from gateway.wire import Call, read_call
 

@@ -28,7 +28,7 @@ import msgspec
 from engines.fake import FakeEngine, FakeOptions
 from gateway.app import Gateway
 from gateway.config import Config
-from gateway.config_load import parse_config
+from gateway.config.load import parse_config
 from gateway.telemetry import merge, render
 
 CHAT = "/v1/chat/completions"

@@ -19,9 +19,9 @@ def check(
 
     Nothing is started and no engine is asked. Secrets are masked. Exit status 0: usable; 1: not.
     """
-    from gateway.config_dump import effective, to_yaml
-    from gateway.config_load import load
-    from gateway.config_problems import ConfigError
+    from gateway.config.dump import effective, to_yaml
+    from gateway.config.load import load
+    from gateway.config.problems import ConfigError
 
     try:
         loaded = load(config)

@@ -22,9 +22,9 @@ def diff(
 
     Defaults are filled in first, so that only real changes show. Secrets are compared, and masked in the output.
     """
-    from gateway.config_dump import differences
-    from gateway.config_load import load
-    from gateway.config_problems import ConfigError
+    from gateway.config.dump import differences
+    from gateway.config.load import load
+    from gateway.config.problems import ConfigError
 
     try:
         found = differences(load(old).config, load(new).config)

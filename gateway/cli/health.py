@@ -76,7 +76,7 @@ def _get(parts: SplitResult, target: str, timeout_s: float) -> tuple[int, str]:
 def _tls(host: str) -> ssl.SSLContext:
     import ssl
 
-    from gateway.config_checks import is_loopback
+    from gateway.config.checks import is_loopback
 
     context = ssl.create_default_context()
     if is_loopback(host):

@@ -49,8 +49,8 @@ def _salt(variable: str | None, config: Path | None) -> str:
         return os.environ[variable]
     if config is None:
         return ""
-    from gateway.config_load import load_config
-    from gateway.config_problems import ConfigError
+    from gateway.config.load import load_config
+    from gateway.config.problems import ConfigError
 
     try:
         return load_config(config).auth.salt.get_secret_value()

@@ -20,8 +20,8 @@ def import_litellm(
 
     What could not be carried over is listed on standard error, with its line and the reason.
     """
-    from gateway.config_problems import ConfigError
-    from gateway.litellm_import import convert_file
+    from gateway.config.problems import ConfigError
+    from gateway.litellm.convert import convert_file
 
     if output is not None and output.exists() and not force:
         raise typer.BadParameter(f"{output} exists; --force overwrites it", param_hint="--output")

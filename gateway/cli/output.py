@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from gateway.config_problems import ConfigError, Problem
+    from gateway.config.problems import ConfigError, Problem
 
 _COLORS = {"error": typer.colors.RED, "warning": typer.colors.YELLOW}
 

@@ -15,8 +15,8 @@ from pydantic.fields import FieldInfo
 
 from gateway.cli.root import app, real_command
 from gateway.config import Config
-from gateway.config_explain import pattern_rule
-from gateway.config_types import constraint, expected
+from gateway.config.explain import pattern_rule
+from gateway.config.types import constraint, expected
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference"
 _WRITTEN = "<!-- Written by `python -m gateway.cli.reference write`; edit the code instead. -->\n"

@@ -13,6 +13,6 @@ def schema() -> None:
     Save it beside the file and begin the file with `# yaml-language-server: $schema=headrace.schema.json`: editors
     then complete, explain and check every key.
     """
-    from gateway.config_schema import json_schema
+    from gateway.config.schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))

@@ -13,7 +13,7 @@ from gateway.cli.output import refuse, say, show_problems
 
 if TYPE_CHECKING:
     from gateway.config import Config
-    from gateway.config_problems import KeyPath
+    from gateway.config.problems import KeyPath
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
@@ -68,14 +68,14 @@ def serve(
     given = {path: value for path, value in overrides.items() if value is not None}
     given = {path: value for path, value in overrides.items() if value is not None}
     result = _configured(config, model, engine_url, given)
-    from gateway.supervisor import run
+    from gateway.process.supervisor import run
 
     raise typer.Exit(run(result, config, given))
 
 
 def _configured(file: Path | None, model: str | None, urls: list[str], overrides: dict[KeyPath, object]) -> Config:
-    from gateway.config_load import load, override
-    from gateway.config_problems import ConfigError
+    from gateway.config.load import load, override
+    from gateway.config.problems import ConfigError
 
     try:
         if file is not None:
@@ -112,7 +112,7 @@ def engines_config(urls: list[str], model: str | None) -> Config:
         typer.Exit: an engine does not say what it serves.
     """
     from gateway.config import Config, without_version
-    from gateway.config_load import override
+    from gateway.config.load import override
 
     bases = list(dict.fromkeys(without_version(url) for url in urls))
     serving: dict[str, list[str]] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gateway.config_load import load
+from gateway.config.load import load
 from gateway.telemetry.series import ALL, Kind
 
 ROOT = Path(__file__).parents[2]

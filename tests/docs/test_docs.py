@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from gateway.cli.root import app, real_command
-from gateway.config_load import load
+from gateway.config.load import load
 from tests.docs.pages import DOCS, INDEX, PAGES, ROOT, Page
 
 NOT_OURS = ("customer", "model group", "backend server", "load balancing strategy")

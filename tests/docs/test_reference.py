@@ -23,7 +23,7 @@ from engines.base import (
     Timeouts,
 )
 from gateway import errors
-from gateway.api import ApiState, create_api
+from gateway.api.routes import ApiState, create_api
 from gateway.app import ROUTES
 from gateway.errors import ApiError
 from gateway.upstream import Outcome, Rejection, check_whole, from_engine_error, rejection

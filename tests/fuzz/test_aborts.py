@@ -57,7 +57,6 @@ async def test_a03_clients_that_leave_at_random_points_leave_nothing() -> None:
 
 
 @pytest.mark.e2e
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", [2, 3])
-async def test_a03_ten_thousand_clients_that_leave_at_random_points_leave_nothing(seed: int) -> None:
-    await aborted(10_000, seed)
+@pytest.mark.parametrize("seed", range(2, 7))
+async def test_a03_two_thousand_more_clients_that_leave_at_random_points_leave_nothing(seed: int) -> None:
+    await aborted(2_000, seed)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import app
 from gateway.cli.serve import embedded_config, engines_config
-from gateway.config_load import parse_config
+from gateway.config.load import parse_config
 from gateway.keys import hash_key
 
 PLANTED = "planted-secret-value"

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.config import Config
-from gateway.config_load import parse_config
-from gateway.config_problems import ConfigError
-from gateway.litellm_import import convert
+from gateway.config.load import parse_config
+from gateway.config.problems import ConfigError
+from gateway.litellm.convert import convert
 
 PLANTED = "plantedsecret"
 ENV = {"A": "1", "B_KEY": PLANTED, "C": "http://c/v1"}

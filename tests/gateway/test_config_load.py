@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.config import Config
-from gateway.config_load import load, load_config, override, parse_config
-from gateway.config_problems import MASK, ConfigError, Problem
+from gateway.config.load import load, load_config, override, parse_config
+from gateway.config.problems import MASK, ConfigError, Problem
 
 SMALL = """\
 pools:

@@ -10,11 +10,11 @@ import pytest
 from pydantic import BaseModel
 
 from gateway.config import Config
-from gateway.config_dump import differences, effective, to_yaml
-from gateway.config_load import parse_config
-from gateway.config_problems import MASK
-from gateway.config_schema import json_schema
-from gateway.config_types import expected, expected_at
+from gateway.config.dump import differences, effective, to_yaml
+from gateway.config.load import parse_config
+from gateway.config.problems import MASK
+from gateway.config.schema import json_schema
+from gateway.config.types import expected, expected_at
 
 PLANTED = "planted-secret-value"
 TEXT = f"""\

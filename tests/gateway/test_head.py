@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.head import fault_of, origin_form
+from gateway.http.head import fault_of, origin_form
 
 HOST = (b"host", b"a")
 

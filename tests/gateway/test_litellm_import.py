@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from gateway.config import Config
-from gateway.config_load import parse_config
-from gateway.config_problems import ConfigError
-from gateway.litellm_import import Imported, convert, convert_file
-from gateway.litellm_providers import site_of, split_model
+from gateway.config.load import parse_config
+from gateway.config.problems import ConfigError
+from gateway.litellm.convert import Imported, convert, convert_file
+from gateway.litellm.providers import site_of, split_model
 
 FOLDER = Path(__file__).parent / "litellm"
 ENV = {

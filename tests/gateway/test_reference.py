@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.reference import DOCS, cli_page, config_page, main
-from gateway.config_load import load
+from gateway.config.load import load
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway.http import Flow
-from gateway.sink import Recorder
+from gateway.http.recorder import Recorder
 from gateway.sse import KEEPALIVE
 
 

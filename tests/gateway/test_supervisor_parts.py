@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from gateway.banner import Console, curl_example, shown_url
-from gateway.board import ABSENT, Board, Turn
 from gateway.config import Config
-from gateway.config_load import parse_config
-from gateway.control import Channel, Configure, Message, Numbers, Reopen, Scrape, pack_config, unpack_config
-from gateway.engine_set import EngineLog, in_thread, plans_of
-from gateway.listener import Acceptor, CannotListen, bind
-from gateway.machine import notify, reap_orphans, state_folder, usable_cores
+from gateway.config.load import parse_config
+from gateway.process.banner import Console, curl_example, shown_url
+from gateway.process.board import ABSENT, Board, Turn
+from gateway.process.control import Channel, Configure, Message, Numbers, Reopen, Scrape, pack_config, unpack_config
+from gateway.process.engine_set import EngineLog, in_thread, plans_of
+from gateway.process.listener import Acceptor, CannotListen, bind
+from gateway.process.machine import notify, reap_orphans, state_folder, usable_cores
 
 
 class Echo(asyncio.Protocol):

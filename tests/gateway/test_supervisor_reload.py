@@ -59,7 +59,9 @@ async def test_a_file_that_only_fails_in_a_worker_is_refused_as_well(tmp_path: P
         before = gateway.workers()
         broken = config_for(engine, telemetry={"access_log": {"path": str(tmp_path), "format": "json"}})
         await reloaded(gateway, broken, "the old one stays: worker 0 could not start")
-        assert gateway.workers() == before
+        async with asyncio.timeout(5):
+            while gateway.workers() != before:  # the ones that could not start are still ending
+                await asyncio.sleep(0.02)
 
 
 async def test_what_the_command_line_says_holds_after_a_reload(tmp_path: Path) -> None:

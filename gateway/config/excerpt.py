@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cached_property
 
-from gateway.config_explain import SECRET_TEXT
-from gateway.config_problems import MASK, Excerpt, KeyPath
-from gateway.config_types import is_secret
-from gateway.config_yaml import Document, Span
+from gateway.config.explain import SECRET_TEXT
+from gateway.config.problems import MASK, Excerpt, KeyPath
+from gateway.config.types import is_secret
+from gateway.config.yaml import Document, Span
 
 _REFERENCE = re.compile(r"^[\"']?(?:\$\{[A-Za-z0-9_]+\}|os\.environ/[A-Za-z0-9_]+)[\"']?$")
 

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from gateway.config_problems import MASK, Finding, KeyPath, did_you_mean, dotted
-from gateway.config_types import expected_at, is_secret
+from gateway.config.problems import MASK, Finding, KeyPath, did_you_mean, dotted
+from gateway.config.types import expected_at, is_secret
 
 _NAME_RULE = "a name is letters, digits and . _ : / @ + -, beginning with a letter or digit, at most 128"
 _PATTERNS = (

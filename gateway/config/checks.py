@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from gateway.config import Config, Deployment, Key, Pool
-from gateway.config_problems import Finding, KeyPath, did_you_mean
+from gateway.config.problems import Finding, KeyPath, did_you_mean
 from gateway.keys import hash_key
 
 _Variables = Mapping[KeyPath, tuple[str, ...]]

@@ -13,8 +13,8 @@ from typing import IO, TypeVar
 
 from engines.commands import fake_command, free_port, llamacpp_command
 from engines.launcher import Change, LaunchError, LaunchSpec, ProcessLauncher, State
-from gateway.banner import Console
 from gateway.config import Config, Pool
+from gateway.process.banner import Console
 
 T = TypeVar("T")
 

@@ -11,9 +11,9 @@ from typing import TypeGuard
 from pydantic import TypeAdapter, ValidationError
 
 from gateway.config import Name, without_version
-from gateway.config_problems import KeyPath
-from gateway.litellm_notes import Notes, reason
-from gateway.litellm_providers import CARRIED, Provider, Site, other_version, site_of, split_model
+from gateway.config.problems import KeyPath
+from gateway.litellm.notes import Notes, reason
+from gateway.litellm.providers import CARRIED, Provider, Site, other_version, site_of, split_model
 
 _ENVIRON = re.compile(r"^os\.environ/([A-Za-z_][A-Za-z0-9_]*)$")
 _URL = re.compile(r"^https?://[^\s/?#]+[^\s?#]*$")

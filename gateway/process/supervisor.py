@@ -11,10 +11,10 @@ import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gateway.banner import Console
 from gateway.config import Config
-from gateway.config_problems import KeyPath
-from gateway.config_secrets import secrets_of
+from gateway.config.problems import KeyPath
+from gateway.config.secrets import secrets_of
+from gateway.process.banner import Console
 
 
 def run(config: Config, source: Path | None, overrides: Mapping[KeyPath, object] | None = None) -> int:
@@ -28,7 +28,7 @@ def run(config: Config, source: Path | None, overrides: Mapping[KeyPath, object]
     console.hello()
     reread = _reader(source, overrides or {}) if source else None
     # Only now: a person sees something at once, and the rest takes its time.
-    from gateway.supervision import Supervisor
+    from gateway.process.supervision import Supervisor
 
     return asyncio.run(Supervisor(config, reread, console).run())
 
@@ -43,7 +43,7 @@ def _log_to_stderr(console: Console, config: Config) -> None:
 
 def _reader(source: Path, overrides: Mapping[KeyPath, object]) -> Callable[[], Config]:
     def reread() -> Config:
-        from gateway.config_load import load_config, override
+        from gateway.config.load import load_config, override
 
         return override(load_config(source), overrides)
 

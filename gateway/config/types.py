@@ -13,8 +13,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
 from gateway.config import Config
-from gateway.config_problems import KeyPath
-from gateway.config_yaml import Scalar
+from gateway.config.problems import KeyPath
+from gateway.config.yaml import Scalar
 
 _NULL_TEXT = {"", "~", "null", "Null", "NULL"}
 _TRUE_TEXT = {"true", "1", "yes", "on"}

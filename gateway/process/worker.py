@@ -1,4 +1,4 @@
-"""One gateway worker: `python -m gateway.worker LISTENER_FD CHANNEL_FD BOARD_FD`, started by the supervisor alone."""
+"""One gateway worker: `python -m gateway.process.worker LISTENER_FD CHANNEL_FD BOARD_FD`, run by the supervisor."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import sys
 from typing import Literal, cast
 
 from gateway.app import Gateway
-from gateway.board import Board, Turn
 from gateway.config import Config
-from gateway.config_secrets import secrets_of
-from gateway.control import (
+from gateway.config.secrets import secrets_of
+from gateway.process.board import Board, Turn
+from gateway.process.control import (
     Ask,
     Channel,
     Configure,

@@ -11,7 +11,7 @@ import yaml
 from pydantic import JsonValue, SecretStr
 
 from gateway.config import Config
-from gateway.config_problems import MASK, KeyPath, dotted
+from gateway.config.problems import MASK, KeyPath, dotted
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _Value = str | int | float | bool | SecretStr | None | tuple[object, ...]

@@ -20,10 +20,10 @@ import httptools
 
 from engines.outbox import Outbox
 from gateway.config import Server as Options
-from gateway.cors import Cors
 from gateway.errors import ApiError, HeadersTooLarge, InternalError, InvalidRequest, RequestTimeout
-from gateway.head import fault_of, origin_form, too_large
 from gateway.http import Flow, Request, Sink
+from gateway.http.cors import Cors
+from gateway.http.head import fault_of, origin_form, too_large
 from gateway.telemetry import Gauge
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import socket
 import ssl
 from collections.abc import Callable
 
-from gateway.board import Turn
+from gateway.process.board import Turn
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gateway.config_problems import KeyPath, dotted
-from gateway.config_yaml import Document
+from gateway.config.problems import KeyPath, dotted
+from gateway.config.yaml import Document
 
 Kind = Literal["lost", "changed", "warning"]
 

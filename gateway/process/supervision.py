@@ -11,13 +11,13 @@ import sys
 from collections.abc import Callable, Coroutine
 
 from engines.launcher import LaunchError
-from gateway.banner import Console, shown_url
 from gateway.config import Config
-from gateway.config_problems import ConfigError
-from gateway.engine_set import Engines, together
-from gateway.listener import CannotListen, bind
-from gateway.machine import notify, reap_orphans, state_folder, usable_cores
-from gateway.workers import Generation, Numbering, WorkerFailed
+from gateway.config.problems import ConfigError
+from gateway.process.banner import Console, shown_url
+from gateway.process.engine_set import Engines, together
+from gateway.process.listener import CannotListen, bind
+from gateway.process.machine import notify, reap_orphans, state_folder, usable_cores
+from gateway.process.workers import Generation, Numbering, WorkerFailed
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from gateway.config_problems import Finding, KeyPath
+from gateway.config.problems import Finding, KeyPath
 
 MAX_VALUES = 200_000
 """Values in one file after anchors are expanded: stops a file that grows without end from a few lines."""

@@ -12,12 +12,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gateway.config import Config
-from gateway.config_checks import check
-from gateway.config_excerpt import Excerpts
-from gateway.config_explain import SECRET_NAME, SECRET_TEXT, findings
-from gateway.config_problems import MASK, ConfigError, Excerpt, Finding, KeyPath, Problem, dotted
-from gateway.config_types import expected_at, typed
-from gateway.config_yaml import Document, Span, YamlSyntaxError, read_yaml
+from gateway.config.checks import check
+from gateway.config.excerpt import Excerpts
+from gateway.config.explain import SECRET_NAME, SECRET_TEXT, findings
+from gateway.config.problems import MASK, ConfigError, Excerpt, Finding, KeyPath, Problem, dotted
+from gateway.config.types import expected_at, typed
+from gateway.config.yaml import Document, Span, YamlSyntaxError, read_yaml
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
+from gateway.api.docs_page import HEADERS as DOCS_HEADERS
+from gateway.api.docs_page import page
+from gateway.api.openapi import ErrorAnswer, Health, Model, ModelList, Status, Version, complete
 from gateway.catalog import Catalog, Deployment
 from gateway.clock import Clock
-from gateway.docs_page import HEADERS as DOCS_HEADERS
-from gateway.docs_page import page
 from gateway.errors import ApiError, InternalError, InvalidRequest, NotFound, from_status
 from gateway.identity import Caller, KeyRing
-from gateway.openapi import ErrorAnswer, Health, Model, ModelList, Status, Version, complete
 from gateway.telemetry import Exposition
 
 Responses = dict[int | str, dict[str, Any]]

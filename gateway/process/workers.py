@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 from engines.exit_reason import explain_exit
 from engines.launcher import Backoff
-from gateway.banner import Console
-from gateway.board import ABSENT, Board
 from gateway.config import Config
-from gateway.control import (
+from gateway.process.banner import Console
+from gateway.process.board import ABSENT, Board
+from gateway.process.control import (
     Ask,
     Channel,
     Configure,
@@ -82,7 +82,7 @@ class Worker:
             fds = (listener.fileno(), theirs.fileno(), board.fd)
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", "gateway.worker", *map(str, fds)),
+                    *(sys.executable, "-P", "-m", "gateway.process.worker", *map(str, fds)),
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=fds,
                 )

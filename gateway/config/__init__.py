@@ -1,0 +1,41 @@
+"""The configuration: its tree of models here, reading and checking in `gateway.config.load`."""
+
+from gateway.config.models import (
+    AccessLog,
+    Auth,
+    Cache,
+    Config,
+    Deployment,
+    EngineOptions,
+    Key,
+    Name,
+    Pool,
+    Section,
+    Server,
+    Telemetry,
+    TimeoutOptions,
+    Tls,
+    Tracing,
+    Variant,
+    without_version,
+)
+
+__all__ = [
+    "AccessLog",
+    "Auth",
+    "Cache",
+    "Config",
+    "Deployment",
+    "EngineOptions",
+    "Key",
+    "Name",
+    "Pool",
+    "Section",
+    "Server",
+    "Telemetry",
+    "TimeoutOptions",
+    "Tls",
+    "Tracing",
+    "Variant",
+    "without_version",
+]
