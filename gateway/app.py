@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from socket import socket
 
 from cache.store import ExactCache
-from engines.base import Engine, Operation
+from engines.base import Engine
 from engines.http import Endpoint, HttpEngine
 from engines.llamacpp import LlamaCppEngine
 from engines.outbox import Outbox
@@ -22,34 +22,22 @@ from gateway.clock import Clock, RealClock
 from gateway.config import Config, Pool
 from gateway.config.secrets import secrets_of
 from gateway.dispatch import Dispatcher
-from gateway.errors import ApiError, MethodNotAllowed
-from gateway.http import Request, Sink
 from gateway.http.asgi import AsgiHandler
 from gateway.http.cors import Cors
-from gateway.http.server import SWEEP_S, Handler, HttpConnection, ServerState
+from gateway.http.server import SWEEP_S, HttpConnection, ServerState
 from gateway.identity import KeyRing
 from gateway.pipeline import Pipeline
 from gateway.process.board import Turn
 from gateway.process.listener import Acceptor
+from gateway.reception import Reception
 from gateway.replicas import Replica
+from gateway.routes import Routes
 from gateway.telemetry import Exposition, Redactor, Telemetry, merge, render, series
 
 Metrics = Callable[[str], Awaitable[Exposition]]
 
 LAST_GRACE_S = 0.2
 """For the request of a connection that was taken at the very end of accepting."""
-
-ROUTES = {
-    prefix + path: operation
-    for prefix in ("", "/v1")
-    for path, operation in {
-        "/chat/completions": Operation.CHAT,
-        "/completions": Operation.COMPLETIONS,
-        "/embeddings": Operation.EMBEDDINGS,
-        "/tokenize": Operation.TOKENIZE,
-        "/detokenize": Operation.DETOKENIZE,
-    }.items()
-}
 
 
 class Gateway:
@@ -87,11 +75,11 @@ class Gateway:
             keepalive_s=config.server.sse_keepalive_s,
         )
         self._tls = _server_tls(config)
-        self._cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
-        self.server = ServerState(config.server, self._route, self.telemetry.connections, outbox, self._cors)
         state = ApiState(identity, catalog, clock, int(_wall_s()), metrics or self._own_metrics, self._status)
-        self._api = AsgiHandler(create_api(state), "https" if self._tls else "http")
-        self._calls: dict[Operation, Handler] = {o: self._call(o) for o in Operation}
+        api = AsgiHandler(create_api(state), "https" if self._tls else "http")
+        cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
+        routes = Routes(Reception(self.telemetry, clock), self.pipeline, api, cors)
+        self.server = ServerState(config.server, routes.route, routes.refusal, self.telemetry.connections, outbox, cors)
         self._acceptor: Acceptor | None = None
         self._leaving = False
         self.engines_ready = True
@@ -154,38 +142,16 @@ class Gateway:
             self._acceptor.publish()
         self._sweeper = loop.call_later(SWEEP_S, self._sweep, loop)
 
-    def _route(self, request: Request) -> Handler:
-        if self._cors is not None and self._cors.is_preflight(request):
-            return self._cors.preflight
-        operation = ROUTES.get(request.path)
-        if operation is None:
-            return self._api
-        if request.method != b"POST":
-            return _wrong_method
-        return self._calls[operation]
-
     def _status(self) -> Status:
         if self._leaving:
             return "draining"
         return "ok" if self.engines_ready else "starting"
-
-    def _call(self, operation: Operation) -> Handler:
-        handle = self.pipeline.handle
-        return lambda request, sink: handle(operation, request, sink)
 
     async def _own_metrics(self, accept: str) -> Exposition:
         return render(merge([self.telemetry.snapshot()]), accept)
 
     def _replicas_in_flight(self) -> Iterable[tuple[tuple[str, ...], float]]:
         return [((r.pool, r.name), float(r.in_flight)) for r in self.replicas]
-
-
-async def _wrong_method(request: Request, sink: Sink) -> None:
-    error: ApiError = MethodNotAllowed(f"{request.path} takes POST.", allow="POST")
-    body = error.body()
-    sink.start(error.status, b"content-type: application/json\r\n" + error.header_lines(), len(body))
-    sink.write(body)
-    sink.end()
 
 
 def _replica(options: Pool, pool: str, name: str, url: str, outbox: Outbox) -> Replica:

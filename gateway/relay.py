@@ -11,8 +11,9 @@ from typing import Self
 
 from engines.base import EngineError, EngineResponse, Operation
 from gateway.clock import Clock
-from gateway.errors import ApiError, UpstreamFailed
+from gateway.errors import UpstreamFailed
 from gateway.http import Sink
+from gateway.reception import note_error
 from gateway.record import Record, Usage
 from gateway.sse import KEEPALIVE, EventFilter
 from gateway.telemetry import Redactor
@@ -295,8 +296,7 @@ def start_stream(sink: Sink, record: Record) -> None:
 
 def heading(record: Record) -> bytes:
     """The header lines that every answer of an engine carries."""
-    return b"x-request-id: %b\r\n%bx-headrace-attempts: %d\r\n" % (
-        record.request_id.encode(),
+    return b"%bx-headrace-attempts: %d\r\n" % (
         _backend(record.variant, record.pool, record.replica),
         record.attempts,
     )
@@ -305,8 +305,3 @@ def heading(record: Record) -> bytes:
 @lru_cache(maxsize=4096)
 def _backend(variant: str, pool: str, replica: str) -> bytes:
     return f"x-headrace-variant: {variant}\r\nx-headrace-pool: {pool}\r\nx-headrace-replica: {replica}\r\n".encode()
-
-
-def note_error(record: Record, error: ApiError) -> None:
-    record.error_type = error.code
-    record.error_message = error.message

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
 from gateway.api.docs_page import HEADERS as DOCS_HEADERS
@@ -19,6 +19,7 @@ from gateway.catalog import Catalog, Deployment
 from gateway.clock import Clock
 from gateway.errors import ApiError, InternalError, InvalidRequest, NotFound, from_status
 from gateway.identity import Caller, KeyRing
+from gateway.reception import note_error
 from gateway.telemetry import Exposition
 
 Responses = dict[int | str, dict[str, Any]]
@@ -148,28 +149,27 @@ def _add_service(api: FastAPI, state: ApiState, version: str) -> None:
 
 async def _on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    lines = (line.split(": ", 1) for line in error.header_lines().decode().split("\r\n") if line)
-    headers = dict(lines)
-    return Response(error.body(), error.status, headers, media_type="application/json")
+    return _answer(request, error)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        problem: ApiError = NotFound(f"There is nothing at {request.method} {request.scope['path'][:200]}.")
-    else:
-        problem = from_status(error.status_code, str(error.detail))
-    response = JSONResponse(None, error.status_code, headers=dict(error.headers or {}))
-    response.body = problem.body()
-    response.headers["content-length"] = str(len(response.body))
-    return response
+        return _answer(request, NotFound(f"There is nothing at {request.method} {request.scope['path'][:200]}."))
+    return _answer(request, from_status(error.status_code, str(error.detail)), error.headers)
 
 
 async def _on_wrong_parameter(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-    return await _on_api_error(request, InvalidRequest(f"Wrong parameter: {problems}."))
+    return _answer(request, InvalidRequest(f"Wrong parameter: {problems}."))
 
 
 async def _on_crash(request: Request, error: Exception) -> Response:
-    return Response(InternalError().body(), 500, media_type="application/json")
+    return _answer(request, InternalError())
+
+
+def _answer(request: Request, error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
+    note_error(request.scope["record"], error)
+    lines = (line.split(": ", 1) for line in error.header_lines().decode().split("\r\n") if line)
+    return Response(error.body(), error.status, dict(lines) | dict(headers or {}), media_type="application/json")

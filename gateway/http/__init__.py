@@ -1,5 +1,5 @@
 """HTTP to the client: requests in, answers out."""
 
-from gateway.http.messages import Flow, Request, Sink
+from gateway.http.messages import Flow, Handler, Request, Sink
 
-__all__ = ["Flow", "Request", "Sink"]
+__all__ = ["Flow", "Handler", "Request", "Sink"]

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from gateway.http import Request, Sink
+from gateway.record import Record
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -18,13 +19,13 @@ _FRAMING = (b"content-length", b"transfer-encoding", b"connection", b"date")
 
 
 class AsgiHandler:
-    """A handler that answers through `app`. A client that goes away cancels it."""
+    """Answers through `app`, whose scope has the request's `record`."""
 
     def __init__(self, app: AsgiApp, scheme: str) -> None:
         self._app = app
         self._scheme = scheme
 
-    async def __call__(self, request: Request, sink: Sink) -> None:
+    async def __call__(self, request: Request, sink: Sink, record: Record) -> None:
         path, _, query = request.target.partition(b"?")
         scope = {
             "type": "http",
@@ -40,6 +41,7 @@ class AsgiHandler:
             "headers": request.raw_headers,
             "client": (request.client, 0) if request.client else None,
             "server": None,
+            "record": record,
         }
         answer = _Answer(request.body, sink)
         await self._app(scope, answer.receive, answer.send)

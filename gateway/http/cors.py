@@ -33,7 +33,8 @@ class Cors:
     def is_preflight(self, request: Request) -> bool:
         return request.method == b"OPTIONS" and b"access-control-request-method" in request.headers
 
-    async def preflight(self, request: Request, sink: Sink) -> None:
+    @staticmethod
+    def preflight(request: Request, sink: Sink) -> None:
         """What may be sent; `lines` says whether this origin may at all."""
         wanted = request.headers.get(b"access-control-request-headers", b"authorization, content-type")
         sink.start(

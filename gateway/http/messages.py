@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 import msgspec
 
@@ -32,9 +32,27 @@ class Flow(Protocol):
 class Sink(Protocol):
     """Where an answer goes: a client's connection, or a recorder."""
 
+    extra_lines: bytes
+    """Header lines for the head, whatever the answer: ready lines, each ended by CRLF."""
+
     @property
     def started(self) -> bool:
         """Whether the head is out; after that only the body can say that something went wrong."""
+        ...
+
+    @property
+    def status(self) -> int:
+        """HTTP status sent; 0 before `start`."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing may follow: the answer has ended, or there is nobody to read it."""
+        ...
+
+    @property
+    def gone(self) -> str:
+        """The error code for an answer that nobody waits for any more: why its client is gone."""
         ...
 
     @property
@@ -62,3 +80,7 @@ class Sink(Protocol):
     def bind(self, flow: Flow | None) -> None:
         """Who to slow down when the client reads too slowly; None: nobody any more."""
         ...
+
+
+Handler = Callable[[Request, Sink], Coroutine[Any, Any, None]]
+"""Answers one request. Cancelled when the client goes away."""

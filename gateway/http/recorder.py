@@ -13,10 +13,23 @@ class Recorder:
         self._sink = sink
         self._pieces: list[bytes] = []
         self.splice = None
+        self.extra_lines = sink.extra_lines
 
     @property
     def started(self) -> bool:
         return self._sink.started
+
+    @property
+    def status(self) -> int:
+        return self._sink.status
+
+    @property
+    def whole(self) -> bool:
+        return self._sink.whole
+
+    @property
+    def gone(self) -> str:
+        return self._sink.gone
 
     @property
     def bytes_out(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import partial
@@ -20,16 +20,13 @@ import httptools
 
 from engines.outbox import Outbox
 from gateway.config import Server as Options
-from gateway.errors import ApiError, HeadersTooLarge, InternalError, InvalidRequest, RequestTimeout
-from gateway.http import Flow, Request, Sink
+from gateway.errors import ApiError, HeadersTooLarge, InvalidRequest, RequestTimeout
+from gateway.http import Flow, Handler, Request
 from gateway.http.cors import Cors
 from gateway.http.head import fault_of, origin_form, too_large
 from gateway.telemetry import Gauge
 
 logger = logging.getLogger(__name__)
-
-Handler = Callable[[Request, Sink], Coroutine[Any, Any, None]]
-"""Answers one request. Cancelled when the client goes away."""
 
 MAX_TARGET_BYTES = 16 * 1024
 MAX_HEADERS = 200
@@ -40,7 +37,6 @@ LINGER_S = 2.0
 SWEEP_S = 0.5
 
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
-_JSON = b"content-type: application/json\r\n"
 
 
 @dataclass(slots=True, eq=False)
@@ -48,11 +44,13 @@ class ServerState:
     """What the connections of one worker share.
 
     route:    the handler for a request.
+    refusal:  the handler that answers with an error.
     draining: answers are the last ones of their connections.
     """
 
     options: Options
     route: Callable[[Request], Handler]
+    refusal: Callable[[ApiError], Handler]
     connections: Gauge
     outbox: Outbox
     cors: Cors | None = None
@@ -130,6 +128,7 @@ class HttpConnection(asyncio.Protocol):
         "_closing_since_s",
         "_incoming",
         "_loop",
+        "_lost_to",
         "_offer",
         "_parser",
         "_queue",
@@ -158,6 +157,8 @@ class HttpConnection(asyncio.Protocol):
         self._sink: RawSink | None = None
         self._task: asyncio.Task[None] | None = None
         self._reading = True
+        self._lost_to = "client_disconnected"
+        """The error code of an answer that the end of the connection cuts off."""
         self._since_s = 0.0
         """Since when the connection waits for what it waits for: a request, the rest of one."""
         self._unread_since_s = 0.0
@@ -215,7 +216,7 @@ class HttpConnection(asyncio.Protocol):
         self._state.closed(self)
         self._queue.clear()
         if self._sink is not None:
-            self._sink.lost()
+            self._sink.lost(self._lost_to)
         if self._task is not None:
             self._task.cancel()
         self._parser = cast(Any, None)  # it refers back to this object
@@ -347,15 +348,11 @@ class HttpConnection(asyncio.Protocol):
         sink = self._sink = RawSink(self._transport, self._state, keep_alive, chunked, head_only)
         if self._unread_since_s:
             sink.pause()
-        if incoming.error is not None:
-            self._answer_error(sink, incoming.error)
-            self._finished(sink)
-            return
         request = incoming.request(self._client)
         if self._state.cors is not None:
             sink.extra_lines = self._state.cors.lines(request)
-        task = self._loop.create_task(self._state.route(request)(request, sink))
-        self._task = task
+        handler = self._state.refusal(incoming.error) if incoming.error else self._state.route(request)
+        task = self._task = self._loop.create_task(handler(request, sink))
         task.add_done_callback(self._task_done)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
@@ -371,15 +368,9 @@ class HttpConnection(asyncio.Protocol):
         error = task.exception()
         if error is not None:
             logger.error("a request handler failed", exc_info=error)
-            self._answer_error(sink, InternalError())
+            self._transport.abort()
+            return
         self._finished(sink)
-
-    def _answer_error(self, sink: RawSink, error: ApiError) -> None:
-        if not sink.started:
-            body = error.body()
-            sink.start(error.status, _JSON + error.header_lines(), len(body))
-            sink.write(body)
-            sink.end()
 
     def _finished(self, sink: RawSink) -> None:
         """The answer is written: go on with the next request, or end the connection."""
@@ -413,6 +404,7 @@ class HttpConnection(asyncio.Protocol):
         options = self._state.options
         if self._unread_since_s and now_s - self._unread_since_s > options.write_timeout_s:
             logger.info("client %s left its answer unread for %g s; cut off", self._client, options.write_timeout_s)
+            self._lost_to = "write_timeout"
             self._transport.abort()
         elif self._task is not None:
             return
@@ -427,6 +419,8 @@ class HttpConnection(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
+        """Close now, whatever is under way: the drain limit is over."""
+        self._lost_to = "shutting_down"
         self._transport.abort()
 
     def close_if_idle(self) -> None:
@@ -438,7 +432,6 @@ class RawSink:
     """An answer on a client's connection. Implements `Sink`.
 
     keep_alive: the connection may carry another request after this answer.
-    extra_lines: header lines for every answer, CORS among them.
     whole:      the answer has been written to its end.
     """
 
@@ -454,9 +447,11 @@ class RawSink:
         "_write",
         "bytes_out",
         "extra_lines",
+        "gone",
         "keep_alive",
         "splice",
         "started",
+        "status",
         "whole",
     )
 
@@ -478,10 +473,13 @@ class RawSink:
         self.whole = False
         self.bytes_out = 0
         self.extra_lines = b""
+        self.status = 0
+        self.gone = ""
 
     def start(self, status: int, header_lines: bytes, length_bytes: int | None = None) -> None:
         """Goes out together with the first piece of the body: one system call instead of two."""
         self.started = True
+        self.status = status
         framing = self.extra_lines
         if length_bytes is not None:
             framing += b"content-length: %d\r\n" % length_bytes
@@ -542,8 +540,9 @@ class RawSink:
         if self._flow is not None:
             self._flow.resume()
 
-    def lost(self) -> None:
+    def lost(self, why: str) -> None:
         """The client is gone: what is still written goes nowhere."""
+        self.gone = why
         self._flow = None
         self.whole = True
         self._write = _nowhere

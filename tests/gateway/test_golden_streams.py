@@ -34,7 +34,10 @@ class Sink:
     """Takes an answer as a chunked connection would; every spliced chunk must be one whole chunk."""
 
     def __init__(self) -> None:
-        self.started = False
+        self.started = self.whole = False
+        self.status = 0
+        self.gone = ""
+        self.extra_lines = b""
         self.ended = False
         self.bytes_out = 0
         self.pieces: list[bytes] = []

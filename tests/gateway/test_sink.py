@@ -14,7 +14,10 @@ class Client:
 
     def __init__(self) -> None:
         self.told: list[object] = []
-        self.started = False
+        self.started = self.whole = False
+        self.status = 0
+        self.gone = ""
+        self.extra_lines = b""
         self.bytes_out = 0
         self.splice: Callable[[bytes], None] | None = self.told.append
 
