@@ -16,11 +16,13 @@ _WORDS = _TEXT.split()
 class Ask:
     """One request, and how its client behaves.
 
+    key:             the client's API key, if not the target's.
     hang_up_after_s: it goes away this long after sending.
     read_pause_s:    it has a small receive buffer, and pauses this long after each read.
     """
 
     body: bytes
+    key: str | None = None
     hang_up_after_s: float | None = None
     read_pause_s: float = 0.0
 

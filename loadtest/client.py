@@ -45,14 +45,14 @@ class Target:
     def tls(self) -> bool:
         return self.url.startswith("https:")
 
-    def head(self) -> bytes:
-        """Request line and headers, up to the value of content-length."""
+    def head(self, key: str | None = None) -> bytes:
+        """Request line and headers, up to the value of content-length; `key` in place of the target's."""
         parts = urlsplit(self.url)
         given = parts.path.rstrip("/").removesuffix("/v1")
         path = given if given.endswith(("/completions", "/embeddings")) else given + self.path
         lines = {"host": parts.netloc, "content-type": "application/json"}
-        if self.key is not None:
-            lines["authorization"] = f"Bearer {self.key}"
+        if key := key or self.key:
+            lines["authorization"] = f"Bearer {key}"
         if not self.keep_alive:
             lines["connection"] = "close"
         head = "".join(f"{name}: {value}\r\n" for name, value in (lines | dict(self.headers)).items())
@@ -155,7 +155,7 @@ class Load:
         while self._idle and not ask.read_pause_s:
             connection = self._idle.pop()
             if connection.usable:
-                connection.send(ask, outcome)
+                self._send(connection, ask, outcome)
                 return True
             self._open.discard(connection)
         task = asyncio.get_running_loop().create_task(self._connect(ask, outcome))
@@ -173,16 +173,19 @@ class Load:
             return
         self._open.add(connection)
         if connection.usable:
-            connection.send(ask, outcome)
+            self._send(connection, ask, outcome)
         else:
             outcome.failure, outcome.end_s = Failure.CUT, time.monotonic()
             self._on_end(connection, outcome)
+
+    def _send(self, connection: Connection, ask: Ask, outcome: Outcome) -> None:
+        connection.send(self._head if ask.key is None else self._target.head(ask.key), ask, outcome)
 
     async def _connection(self, *, small_buffer: bool) -> Connection:
         loop = asyncio.get_running_loop()
         host, port = self._target.address
         name = host if self._tls else None
-        made = Connection(self._head, self._target.timeout_s, self._on_end)
+        made = Connection(self._target.timeout_s, self._on_end)
         if not small_buffer:
             await loop.create_connection(lambda: made, host, port, ssl=self._tls, server_hostname=name)
             return made

@@ -17,13 +17,11 @@ from loadtest.results import Failure, Outcome
 class Connection(asyncio.Protocol):
     """Sends requests and tells `on_end` of each when it is over; `usable` then says if it can carry another.
 
-    head:      request line and headers, up to the value of content-length.
     timeout_s: for each request, from sending to its end.
     """
 
-    def __init__(self, head: bytes, timeout_s: float, on_end: Callable[[Connection, Outcome], None]) -> None:
+    def __init__(self, timeout_s: float, on_end: Callable[[Connection, Outcome], None]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._head = head
         self._timeout_s = timeout_s
         self._on_end = on_end
         self._transport: asyncio.Transport | None = None
@@ -39,8 +37,11 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's does not derive from it
         self.usable = True
 
-    def send(self, ask: Ask, outcome: Outcome) -> None:
-        """Put one request on the wire. The connection must be `usable` and at rest."""
+    def send(self, head: bytes, ask: Ask, outcome: Outcome) -> None:
+        """Put one request on the wire. The connection must be `usable` and at rest.
+
+        head: request line and headers, up to the value of content-length.
+        """
         assert self._transport is not None
         self._outcome, self._answer = outcome, AnswerReader(outcome)
         self._parser = httptools.HttpResponseParser(self)
@@ -50,7 +51,7 @@ class Connection(asyncio.Protocol):
         self._timers = [call_later(self._timeout_s, self._end, Failure.TIMEOUT)]
         if ask.hang_up_after_s is not None:
             self._timers.append(call_later(ask.hang_up_after_s, self._end, Failure.HUNG_UP))
-        self._transport.write(b"%b%d\r\n\r\n%b" % (self._head, len(ask.body), ask.body))
+        self._transport.write(b"%b%d\r\n\r\n%b" % (head, len(ask.body), ask.body))
 
     def close(self) -> None:
         """Go away; a request on its way counts as hung up."""

@@ -24,7 +24,7 @@ def asks(count: int, *, stream: bool = True, **fields: Any) -> Iterator[Ask]:
 def behaving(
     count: int, hang_up_after_s: float | None = None, read_pause_s: float = 0.0, **fields: Any
 ) -> Iterator[Ask]:
-    return (Ask(ask.body, hang_up_after_s, read_pause_s) for ask in asks(count, **fields))
+    return (Ask(ask.body, None, hang_up_after_s, read_pause_s) for ask in asks(count, **fields))
 
 
 def median(values: list[float]) -> float:
@@ -69,6 +69,13 @@ async def test_a_closed_loop_keeps_so_many_under_way_on_so_many_connections() ->
         engine.release()
         await running
         assert engine.stats.connections == 5
+
+
+async def test_a_request_may_have_a_key_of_its_own() -> None:
+    async with engine_running(api_key="k2") as engine:
+        made = (Ask(ask.body, key) for ask, key in zip(asks(2), (None, "k2"), strict=True))
+        found = await Load(Target(engine.url, key="k1"), made).closed(1)
+    assert list(found.status) == [401, 200]
 
 
 async def test_without_keep_alive_every_request_has_its_connection() -> None:
@@ -132,14 +139,14 @@ async def test_a_client_told_to_hang_up_frees_the_engine() -> None:
 
 
 async def test_a_slow_reader_stalls_the_engine_and_gets_everything_in_the_end() -> None:
-    async with engine_running(text="word" + " word" * 29_999, context_tokens=100_000, output_tokens=30_000) as engine:
-        slow = (Ask(ask.body.replace(b'"max_tokens":8', b'"max_tokens":30000'), None, 0.005) for ask in asks(1))
+    async with engine_running(text="word" + " word" * 14_999, context_tokens=100_000, output_tokens=15_000) as engine:
+        slow = (Ask(ask.body.replace(b'"max_tokens":8', b'"max_tokens":15000'), read_pause_s=0.005) for ask in asks(1))
         running = asyncio.create_task(Load(Target(engine.url), slow).closed(1))
         await settled(lambda: None if engine.stats.stalled or running.done() else "no back-pressure", "the reader")
         assert not running.done()
         found = await running
     assert not found.failures()
-    assert found.chunks[0] == 30_000
+    assert found.chunks[0] == 15_000
 
 
 async def test_an_answer_up_to_the_end_of_the_connection_is_whole() -> None:
