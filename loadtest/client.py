@@ -93,6 +93,7 @@ class Load:
         self._connecting: set[asyncio.Task[None]] = set()
         self._under_way = 0
         self._ended = asyncio.Event()
+        """Set whenever a request has ended."""
         self._closed_loop = False
 
     @property
@@ -113,14 +114,20 @@ class Load:
             if stop is not None:
                 stop.cancel()
 
-    async def open(self, arrivals: Arrivals, duration_s: float | None = None) -> Results:
-        """Start each request when it is due, however many are under way, for `duration_s` or until no ask is left."""
+    async def open(self, arrivals: Arrivals, duration_s: float | None = None, most: int | None = None) -> Results:
+        """Start each request when it is due, for `duration_s` or until no ask is left.
+
+        most: with so many under way the next one waits, and is sent late; None: however many there are.
+        """
         self._begin()
         for at_s in arrivals.times_s():
             due_s = self.results.began_s + at_s
             if duration_s is not None and at_s > duration_s:
                 break
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
+            while most is not None and self._under_way >= most:
+                self._ended.clear()
+                await self._ended.wait()
             if not self._start_next(due_s):
                 break
         return await self._finish()
@@ -213,5 +220,4 @@ class Load:
         self._under_way -= 1
         if self._closed_loop:
             self._start_next(outcome.end_s)
-        if not self._under_way:
-            self._ended.set()
+        self._ended.set()

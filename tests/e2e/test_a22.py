@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from gateway.keys import hash_key
 from loadtest import Ask, Load, Target, chat_asks
 from tests.bench.rig import cpu_s, engine_process, gateway_process, long_run, tree
 from tests.gateway.supervised import client
@@ -23,7 +24,7 @@ def test_ten_thousand_keys_make_under_5000_series_and_a_scrape_takes_under_100_m
 
 async def _ten_thousand_keys() -> None:
     names = [f"user{number}" for number in range(10_000)]
-    keys = [{"name": name, "tenant": name, "key": f"sk-{name}"} for name in names]
+    keys = [{"name": name, "tenant": name, "hash": hash_key(f"sk-{name}", "")} for name in names]
     async with engine_process() as engine, gateway_process(engine.url, workers=2, keys=keys) as gateway:
         bodies = itertools.chain(
             itertools.islice(chat_asks("m", stream=False, max_tokens=1), 8000),

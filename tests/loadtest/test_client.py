@@ -96,6 +96,13 @@ async def test_an_open_loop_does_not_wait_for_answers() -> None:
     assert not found.failures()
 
 
+async def test_an_open_loop_may_have_a_bound_and_tells_how_late_it_made_requests() -> None:
+    async with engine_running(ttft_s=0.05) as engine:
+        found = await Load(Target(engine.url), asks(8, stream=False)).open(Arrivals(1000.0, "constant"), most=2)
+        assert engine.stats.connections == 2
+    assert max(found.lag_s) > 0.1
+
+
 async def test_a_load_ends_by_its_time() -> None:
     async with engine_running(ttft_s=0.01) as engine:
         closed = await Load(Target(engine.url), chat_asks("m", stream=False)).closed(2, duration_s=0.2)
