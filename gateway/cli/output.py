@@ -13,15 +13,18 @@ if TYPE_CHECKING:
 
 _COLORS = {"error": typer.colors.RED, "warning": typer.colors.YELLOW}
 
+MAX_SHOWN = 50
+
 
 def say(message: str) -> None:
     typer.echo(message, err=True)
 
 
 def show_problems(problems: Iterable[Problem]) -> None:
-    """One line each; in a terminal the source line with a caret under it as well."""
+    """One line each; in a terminal the source line with a caret under it as well. At most `MAX_SHOWN` of them."""
     terminal = sys.stderr.isatty()
-    for problem in problems:
+    found = list(problems)
+    for problem in found[:MAX_SHOWN]:
         if not terminal:
             say(str(problem))
             continue
@@ -31,6 +34,8 @@ def show_problems(problems: Iterable[Problem]) -> None:
         if problem.excerpt is not None:
             text, caret = str(problem.excerpt).split("\n")
             say(f"    {text}\n    {typer.style(caret, fg=color)}")
+    if len(found) > MAX_SHOWN:
+        say(f"… and {len(found) - MAX_SHOWN} more; `headrace check --json` lists all")
 
 
 def refuse(error: ConfigError) -> NoReturn:

@@ -12,6 +12,7 @@ from gateway.config.problems import MASK, Excerpt, KeyPath
 from gateway.config.types import is_secret
 from gateway.config.yaml import Document, Span
 
+MAX_LINE_CHARS = 500
 _REFERENCE = re.compile(r"^[\"']?(?:\$\{[A-Za-z0-9_]+\}|os\.environ/[A-Za-z0-9_]+)[\"']?$")
 
 
@@ -22,7 +23,8 @@ class Excerpts:
         self._document = document
 
     def at(self, span: Span) -> Excerpt | None:
-        if span.line >= len(self._document.lines):
+        """None where there is no line to show, or none that a person would read: a file written by a program."""
+        if span.line >= len(self._document.lines) or len(self._document.lines[span.line]) > MAX_LINE_CHARS:
             return None
         line = self._document.lines[span.line]
         end = span.end_column if span.end_line == span.line else len(line)

@@ -385,3 +385,15 @@ def test_serve_starts_in_front_of_an_engine_by_url_and_stops_when_told(engines: 
         assert child.wait(30) == 0
     assert any("gateway on http://127.0.0.1:" in line for line in said)
     assert any(engines[0] in line for line in said)
+
+
+def test_many_problems_on_one_endless_line_are_told_quickly_and_not_all_shown(tmp_path: Path) -> None:
+    keys = [{"name": f"k{i}", "key": f"sk-written-out-{i}"} for i in range(1000)]
+    file = tmp_path / "one-line.yaml"
+    file.write_text(json.dumps({"auth": {"keys": keys}}))
+    began_s = time.process_time()
+    result = CliRunner().invoke(app, ["check", "--quiet", str(file)])
+    assert time.process_time() - began_s < 10
+    assert result.exit_code == 0
+    assert len(result.stderr.splitlines()) < 60
+    assert "more; `headrace check --json` lists all" in result.stderr
