@@ -24,7 +24,7 @@ dev: .venv/.installed ## Serve three fake engines: no model, no GPU, no network
 	@$(BIN)/headrace serve --config examples/dev.yaml $(ARGS)
 
 test: check ## All that must pass: style, types, imports, sizes, tests and their coverage
-	@$(BIN)/coverage erase && $(BIN)/coverage run -m pytest -m "not e2e" $(ARGS)
+	@$(BIN)/coverage erase && $(BIN)/coverage run -m pytest -m "not e2e" -n 2 $(ARGS)
 	@$(BIN)/coverage combine --quiet && $(BIN)/coverage report
 	@$(BIN)/coverage json --quiet -o - | $(BIN)/python tools/check_coverage.py 90
 
