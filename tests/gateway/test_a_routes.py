@@ -298,6 +298,7 @@ async def test_metrics_and_version_are_served() -> None:
         assert (await server.get("/docs")).status_code == 200
 
 
+@pytest.mark.e2e
 async def test_a23_liveness_answers_under_load_within_50_ms_at_p99() -> None:
     async with engine_running(itl_s=0.01, output_tokens=60) as engine, serving(config_of(engine)) as server:
         async with server.client() as streams, server.client() as probe, asyncio.TaskGroup() as group:
