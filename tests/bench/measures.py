@@ -40,17 +40,28 @@ class Paired:
 
 
 async def cost(workers: int, rounds: int, *, pin: bool, requests: int = 4000, streams: int = 300) -> list[Cost]:
-    """JSON in a closed loop of 32; then 100 streams of 100 tokens, one every 10 ms."""
+    """JSON in a closed loop of 32; then 100 streams of 100 tokens, one every 10 ms. Each worker gets so much.
+
+    With less to do at a time a worker wakes more often for the same work: two at half the load each are no comparison.
+    """
     gateway_cores, load_cores = (GATEWAY_CORES, LOAD_CORES) if pin else ((), ())
     found: list[Cost] = []
     async with engine_process("--itl", "0.01", "--output-tokens", "100", cores=load_cores) as engine:
         for _ in range(rounds):
             async with gateway_process(engine.url, workers=workers, cores=gateway_cores) as gateway:
                 await _spend(gateway, load_cores, "--no-stream", "-c", "32", "-n", "500", "--max-tokens", "1")
-                flags: tuple[str, ...] = ("--no-stream", "-c", "32", "-n", str(requests), "--max-tokens", "1")
+                flags: tuple[str, ...] = (
+                    "--no-stream",
+                    "-c",
+                    str(32 * workers),
+                    "-n",
+                    str(requests * workers),
+                    "--max-tokens",
+                    "1",
+                )
                 whole, spent_s = await _spend(gateway, load_cores, *flags)
                 us_per_request = spent_s / whole.succeeded * 1e6
-                flags = ("-c", "100", "-n", str(streams), "--max-tokens", "100")
+                flags = ("-c", str(100 * workers), "-n", str(streams * workers), "--max-tokens", "100")
                 streamed, spent_s = await _spend(gateway, load_cores, *flags)
                 found.append(Cost(us_per_request, spent_s / streamed.chunks * 1e6))
     return found
