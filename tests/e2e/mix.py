@@ -58,7 +58,8 @@ def _whole(rng: random.Random) -> Ask:
 
 
 def _hang_up(rng: random.Random) -> Ask:
-    return Ask(_bytes(_ask(rng, stream=rng.random() < 0.7, tokens=200)), hang_up_after_s=rng.random() * 0.1)
+    body = _ask(rng, stream=rng.random() < 0.7, fake={"output_tokens": 200}, tokens=200)
+    return Ask(_bytes(body), hang_up_after_s=rng.random() * 0.1)
 
 
 def _engine_error(rng: random.Random) -> Ask:
@@ -86,7 +87,7 @@ def _refused(rng: random.Random) -> Ask:
 
 
 def _slow_reader(rng: random.Random) -> Ask:
-    return Ask(_bytes(_ask(rng, stream=True, fake={"itl": 0.0}, tokens=400)), read_pause_s=0.002)
+    return Ask(_bytes(_ask(rng, stream=True, fake={"itl": 0.0, "output_tokens": 400}, tokens=400)), read_pause_s=0.002)
 
 
 KINDS: dict[str, Callable[[random.Random], Ask]] = {
