@@ -324,7 +324,7 @@ class Connection(asyncio.Protocol):
             exchange = self._exchange
             self.abort()
             if exchange is not None:
-                exchange.fail(error)
+                exchange.fail(error.with_traceback(None))
         else:
             exchange = self._exchange
             self._splice = exchange.splice if exchange is not None and self._decoder.at_chunk else None
@@ -332,11 +332,17 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True
         exchange, self._exchange = self._exchange, None
-        if exchange is None:
+        if exchange is not None:
+            self._break_off(exchange, exc)
+        # Cycles, which would wait for the collector.
+        self._transport = None
+        self._decoder.forget()
+
+    def _break_off(self, exchange: Exchange, cause: Exception | None) -> None:
+        if cause is not None:
+            exchange.fail(EngineDied(f"the connection to the engine broke: {cause}"))
             return
         try:
-            if exc is not None:
-                raise EngineDied(f"the connection to the engine broke: {exc}")
             self._decoder.eof()
         except EngineDied as error:
-            exchange.fail(error)
+            exchange.fail(error.with_traceback(None))

@@ -72,6 +72,10 @@ class ResponseDecoder:
         self.keep_alive = True
         self.started = False
 
+    def forget(self) -> None:
+        """Nothing more comes: let go of the target, which leads back here."""
+        self._target = None
+
     @property
     def at_chunk(self) -> bool:
         """Whether the next byte begins a chunk."""

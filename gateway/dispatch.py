@@ -52,14 +52,19 @@ class Dispatcher:
                 await self._attempt(replica, request, budget.spend(), record, deliver)
                 return
             except Rejection as rejected:
+                rejected.__traceback__ = None  # it leads to who holds the exception: a cycle
                 failure = rejected.error
                 if rejected.outcome is Outcome.FINE:
                     break
             except EngineError as error:
+                error.__traceback__ = None
                 failure = from_engine_error(error)
                 if isinstance(error, EngineTimeout) and error.phase != "connect":
                     break
-        raise failure or self._nobody(variant)
+        try:
+            raise failure or self._nobody(variant)
+        finally:
+            failure = None  # as above
 
     async def _attempt(
         self, replica: Replica, request: EngineRequest, limits: Timeouts, record: Record, deliver: Deliver
