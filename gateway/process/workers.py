@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import random
 import socket
 import sys
@@ -72,7 +73,7 @@ class Worker:
     async def spawn(
         cls, told: Configure, listener: socket.socket, board: Board, on_scrape: Callable[[Worker, Scrape], None]
     ) -> Worker:
-        """Start a process on the listening socket.
+        """Start a process on the listening socket. One malloc arena: more only fragment what one thread uses (A13).
 
         Raises:
             OSError: the system cannot start another process.
@@ -85,6 +86,7 @@ class Worker:
                     *(sys.executable, "-P", "-m", "gateway.process.worker", *map(str, fds)),
                     stdin=asyncio.subprocess.DEVNULL,
                     pass_fds=fds,
+                    env={"MALLOC_ARENA_MAX": "1", **os.environ},
                 )
             except OSError:
                 ours.close()
