@@ -24,7 +24,8 @@ from gateway.config.secrets import secrets_of
 from gateway.dispatch import Dispatcher
 from gateway.http.asgi import AsgiHandler
 from gateway.http.cors import Cors
-from gateway.http.server import SWEEP_S, HttpConnection, ServerState
+from gateway.http.server import SWEEP_S, HttpConnection
+from gateway.http.state import ServerState
 from gateway.identity import KeyRing
 from gateway.pipeline import Pipeline
 from gateway.process.board import Turn

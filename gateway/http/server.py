@@ -9,22 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from email.utils import formatdate
-from functools import partial
-from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
 
-from engines.outbox import Outbox
-from gateway.config import Server as Options
 from gateway.errors import ApiError, HeadersTooLarge, InvalidRequest, RequestTimeout
-from gateway.http import Flow, Handler, Request
-from gateway.http.cors import Cors
+from gateway.http import Request
 from gateway.http.head import fault_of, origin_form, too_large
-from gateway.telemetry import Gauge
+from gateway.http.raw_sink import RawSink
+from gateway.http.state import ServerState
 
 logger = logging.getLogger(__name__)
 
@@ -35,65 +28,6 @@ HEAD_SLACK_BYTES = 4 * MAX_HEADERS + 64
 MAX_PIPELINED = 16
 LINGER_S = 2.0
 SWEEP_S = 0.5
-
-_STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
-
-
-@dataclass(slots=True, eq=False)
-class ServerState:
-    """What the connections of one worker share.
-
-    route:    the handler for a request.
-    refusal:  the handler that answers with an error.
-    draining: answers are the last ones of their connections.
-    """
-
-    options: Options
-    route: Callable[[Request], Handler]
-    refusal: Callable[[ApiError], Handler]
-    connections: Gauge
-    outbox: Outbox
-    cors: Cors | None = None
-    open: set[HttpConnection] = field(default_factory=set)
-    draining: bool = False
-    date_line: bytes = b""
-    _all_closed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def opened(self, connection: HttpConnection) -> None:
-        self.open.add(connection)
-        self.connections.inc()
-        self._all_closed.clear()
-
-    def closed(self, connection: HttpConnection) -> None:
-        self.open.discard(connection)
-        self.connections.dec()
-        if not self.open:
-            self._all_closed.set()
-
-    async def closed_within(self, limit_s: float) -> bool:
-        """Wait until no connection is open; False if one still is after `limit_s`."""
-        if not self.open:
-            return True
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._all_closed.wait()
-        except TimeoutError:
-            return False
-        return True
-
-    def sweep(self, now_s: float) -> None:
-        """Close what has been silent, half sent or unread for too long. Called every `SWEEP_S`."""
-        self.date_line = f"date: {formatdate(usegmt=True)}\r\n".encode()
-        for connection in list(self.open):
-            connection.check(now_s)
-
-    def drain(self) -> None:
-        """Finish what runs; idle connections get one more chance to carry a request, with `connection: close`."""
-        self.draining = True
-
-    def close_idle(self) -> None:
-        for connection in list(self.open):
-            connection.close_if_idle()
 
 
 class _Incoming:
@@ -426,133 +360,3 @@ class HttpConnection(asyncio.Protocol):
     def close_if_idle(self) -> None:
         if self._task is None and self._incoming is None:
             self._state.outbox.close(self._transport)
-
-
-class RawSink:
-    """An answer on a client's connection. Implements `Sink`.
-
-    keep_alive: the connection may carry another request after this answer.
-    whole:      the answer has been written to its end.
-    """
-
-    __slots__ = (
-        "_chunked",
-        "_flow",
-        "_head",
-        "_head_only",
-        "_may_chunk",
-        "_paused",
-        "_state",
-        "_transport",
-        "_write",
-        "bytes_out",
-        "extra_lines",
-        "gone",
-        "keep_alive",
-        "splice",
-        "started",
-        "status",
-        "whole",
-    )
-
-    def __init__(
-        self, transport: asyncio.Transport, state: ServerState, keep_alive: bool, may_chunk: bool, head_only: bool
-    ) -> None:
-        self._transport = transport
-        self._write: Callable[[bytes], None] = partial(state.outbox.send, transport)
-        self._state = state
-        self._may_chunk = may_chunk
-        self._head_only = head_only
-        self._chunked = False
-        self._head = b""
-        self._flow: Flow | None = None
-        self._paused = False
-        self.keep_alive = keep_alive
-        self.splice: Callable[[bytes], None] | None = None
-        self.started = False
-        self.whole = False
-        self.bytes_out = 0
-        self.extra_lines = b""
-        self.status = 0
-        self.gone = ""
-
-    def start(self, status: int, header_lines: bytes, length_bytes: int | None = None) -> None:
-        """Goes out together with the first piece of the body: one system call instead of two."""
-        self.started = True
-        self.status = status
-        framing = self.extra_lines
-        if length_bytes is not None:
-            framing += b"content-length: %d\r\n" % length_bytes
-        elif self._may_chunk:
-            framing += b"transfer-encoding: chunked\r\n"
-            self._chunked = not self._head_only
-        else:
-            self.keep_alive = False
-        if not self.keep_alive or self._state.draining:
-            self.keep_alive = False
-            framing += b"connection: close\r\n"
-        elif not self._may_chunk:
-            framing += b"connection: keep-alive\r\n"  # an HTTP/1.0 client goes by it
-        self._head = b"%b%b%b%b\r\n" % (_status_line(status), header_lines, framing, self._state.date_line)
-
-    def write(self, payload: bytes, framed: bytes | None = None) -> None:
-        self.bytes_out += len(payload)
-        if self._head:
-            self._write_first(payload)
-        elif framed is not None and self._chunked:
-            self._write(framed)
-        elif self._chunked:
-            if payload:
-                self._write(b"%x\r\n%b\r\n" % (len(payload), payload))
-        elif not self._head_only:
-            self._write(payload)
-
-    def _write_first(self, payload: bytes) -> None:
-        head, self._head = self._head, b""
-        if self._head_only or not payload:
-            self._write(head)
-        elif self._chunked:
-            self.splice = self._write
-            self._write(b"%b%x\r\n%b\r\n" % (head, len(payload), payload))
-        else:
-            self._write(head + payload)
-
-    def end(self) -> None:
-        if not self.whole and self.started:
-            self.whole = True
-            if self._head:
-                self._write_first(b"")
-            if self._chunked:
-                self._write(b"0\r\n\r\n")
-
-    def bind(self, flow: Flow | None) -> None:
-        self._flow = flow
-        if flow is not None and self._paused:
-            flow.pause()
-
-    def pause(self) -> None:
-        self._paused = True
-        if self._flow is not None:
-            self._flow.pause()
-
-    def resume(self) -> None:
-        self._paused = False
-        if self._flow is not None:
-            self._flow.resume()
-
-    def lost(self, why: str) -> None:
-        """The client is gone: what is still written goes nowhere."""
-        self.gone = why
-        self._flow = None
-        self.whole = True
-        self._write = _nowhere
-        if self.splice is not None:
-            self.splice = _nowhere
-
-
-def _nowhere(data: bytes) -> None:
-    pass
-
-
-def _status_line(status: int) -> bytes:
-    return _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status

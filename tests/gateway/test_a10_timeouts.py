@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from gateway.http.server import HttpConnection
 from tests.harness import (
     CHAT,
     COMPLETIONS,
@@ -147,6 +148,7 @@ async def test_a10_a_client_that_reads_slowly_is_not_the_engines_silence() -> No
             async with server.connected(receive_bytes=4096) as wire:
                 await wire.send(request_bytes("POST", CHAT, streamed(fake={"text": big})))
                 (connection,) = server.gateway.server.open
+                assert isinstance(connection, HttpConnection)
                 await settled(lambda: "reads" if not connection._unread_since_s else None, "no back-pressure", 8.0)
                 await asyncio.sleep(LIMIT_S * 2)
                 await wire.read_head()

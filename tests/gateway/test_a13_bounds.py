@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from gateway.http.server import HttpConnection
 from tests.harness import (
     CHAT,
     Watch,
@@ -151,6 +152,7 @@ async def test_a13_a_client_that_does_not_read_stops_the_engine_and_loses_nothin
             assert engine.stats.open == 1, "the engine waits"
             assert seen < 70_000
             (connection,) = server.gateway.server.open
+            assert isinstance(connection, HttpConnection)
             held = connection._transport.get_write_buffer_size()
             assert held < 2 * MIB, f"{held} bytes in the gateway"
             await wire.read_head()
