@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,15 +102,21 @@ def _parse(text: str, source: str, env: Mapping[str, str]) -> tuple[Config, tupl
     try:
         config = Config.model_validate(value, strict=True)
     except ValidationError as error:
-        found += [one for one in findings(error, document.variables) if one.path not in broken]
+        found += [one for one in findings(error, document.variables) if not _follows(one, broken)]
     if config is not None:
-        found += [one for one in check(config, document.variables) if one.path not in broken]
+        found += [one for one in check(config, document.variables) if not _follows(one, broken)]
     excerpts = Excerpts(document)
     problems = _once(_placed(one, document, excerpts) for one in found)
     errors = [problem for problem in problems if problem.severity == "error"]
     if config is None or errors:
         raise ConfigError(errors)
     return config, tuple(problems)
+
+
+def _follows(finding: Finding, broken: Collection[KeyPath]) -> bool:
+    """Whether it may be there only because a value at its place, or within it, could not be read."""
+    depth = len(finding.path)
+    return depth > 0 and any(path[:depth] == finding.path for path in broken)
 
 
 def _once(problems: Iterable[Problem]) -> list[Problem]:

@@ -371,3 +371,9 @@ def test_a_reference_to_a_variable_is_shown_as_it_is() -> None:
 
 def test_a_long_value_is_cut_short() -> None:
     assert len(only(f"server: {{port: {'a' * 500}}}").message) < 100
+
+
+def test_a_variable_that_is_not_set_is_one_problem_and_not_two() -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_config("auth: {keys: [{name: a, key: '${NOT_SET}'}]}\n", env={})
+    assert [problem.key for problem in raised.value.problems] == ["auth.keys[0].key"]
