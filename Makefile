@@ -50,7 +50,8 @@ bench: .venv/.dev ## What the gateway costs per request and per token
 profile: .venv/.dev ## Where that time goes
 	@$(BIN)/python -m tests.bench --profile $(ARGS)
 
-docs: schema ## Write the generated parts of the documentation anew
+docs: .venv/.installed ## Write the generated parts of the documentation anew
+	@$(BIN)/python -m gateway.cli.reference write
 
 schema: .venv/.installed ## Write the configuration's JSON Schema, for editors
 	@$(BIN)/headrace schema > docs/reference/headrace.schema.json
