@@ -106,7 +106,8 @@ def body_for(call: Call, engine_model: str) -> bytes:
 
 def _surely_one_model(body: bytes) -> bool:
     """Whether no key but one can be read as `model`; False does not mean that one can."""
-    return b"\\u" not in body and body.lower().count(b'"model"') == 1
+    escaped = body.find(b"\\") >= 0 and b"\\u" in body  # one byte is found ten times as fast as two
+    return not escaped and body.lower().count(b'"model"') == 1
 
 
 def _fields(raw: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:

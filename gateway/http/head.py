@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from gateway.errors import ApiError, BodyTooLarge, InvalidRequest
 
 _WEIGHED = frozenset({b"host", b"content-length", b"transfer-encoding"})
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+MAX_HOST_BYTES = 300
 _ORIGIN = re.compile(rb"https?://[^/?#]+", re.IGNORECASE)
 
 
@@ -43,11 +45,18 @@ def fault_of(version: str, headers: Iterable[tuple[bytes, bytes]], max_body_byte
                 return InvalidRequest(f"The request has more than one {name.decode()} header.", code="malformed_http")
             found[name] = value.strip(b" \t")  # llhttp leaves what follows a value
     host = found.get(b"host")
-    if (host is None and version == "1.1") or (host is not None and not _HOST.fullmatch(host)):
+    if (host is None and version == "1.1") or (
+        host is not None and not (len(host) <= MAX_HOST_BYTES and _is_host(host))
+    ):
         return InvalidRequest("An HTTP/1.1 request needs one valid Host header.", code="malformed_http")
     if b"transfer-encoding" in found:
         return _fault_of_coding(version, found)
     return _fault_of_length(found.get(b"content-length", b"0"), max_body_bytes)
+
+
+@lru_cache(maxsize=256)
+def _is_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value) is not None
 
 
 def _fault_of_coding(version: str, found: dict[bytes, bytes]) -> ApiError | None:
