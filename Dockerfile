@@ -1,8 +1,10 @@
 # syntax=docker/dockerfile:1
 # Headrace in a container: docs/guide/containers.md. Needs BuildKit, which `docker build` has by default.
 ARG PYTHON=3.11.14-slim-bookworm
+# The same with a C compiler.
+ARG BUILDER=3.11.14-bookworm
 
-FROM python:${PYTHON} AS build
+FROM python:${BUILDER} AS build
 # Extras of the package, comma-separated: `llamacpp` adds the embedded engine (34 MB). None of them brings torch.
 ARG EXTRAS=""
 WORKDIR /src
@@ -14,6 +16,8 @@ COPY engines ./engines
 COPY gateway ./gateway
 COPY loadtest ./loadtest
 COPY router ./router
+# The way of a request is compiled: docs/adr/0006-compiled.md.
+ENV HATCH_BUILD_HOOK_ENABLE_MYPYC=true
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip --python /opt/headrace/bin/python install --no-input ".${EXTRAS:+[${EXTRAS}]}"
 

@@ -10,12 +10,19 @@ QUIETLY := 2> >(grep -v "^WARNING: Location '.*' is ignored" >&2)
 BRIEFLY := sed -un -e 's/^ *Downloading \(.* MB)\).*/    downloading \1/p' -e 's/^Installing collected.*/    installing/p'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve dev test check lint format e2e bench profile docs schema clean
+.PHONY: help setup compiled serve dev test check lint format e2e bench profile docs schema clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.installed ## Make .venv and install Headrace with its llama.cpp engine
+
+compiled: ## Make .compiled: Headrace as in its image, the way of a request compiled (needs a C compiler)
+	@rm -rf build/compiled && mkdir -p build/compiled
+	@cp -r pyproject.toml README.md LICENSE cache engines gateway loadtest router build/compiled
+	@$(PYTHON) -m venv --clear .compiled
+	@HATCH_BUILD_HOOK_ENABLE_MYPYC=true .compiled/bin/python -m pip --disable-pip-version-check install --quiet build/compiled $(QUIETLY)
+	@.compiled/bin/headrace version
 
 serve: .venv/.installed ## Serve a small real model on http://127.0.0.1:8080/v1 (ARGS="--port 9000")
 	@$(BIN)/headrace serve $(ARGS)

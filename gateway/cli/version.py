@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from importlib import metadata
+from importlib.util import find_spec
 
 import typer
 
@@ -17,6 +18,7 @@ def version(as_json: bool = typer.Option(False, "--json", help="As a JSON object
         "headrace": metadata.version("headrace"),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "platform": platform.platform(),
+        "compiled": "yes" if _compiled("gateway.relay") else "no",
     }
     dependencies = {name: _installed(name) for name in DEPENDENCIES}
     if as_json:
@@ -31,6 +33,11 @@ def print_and_exit(wanted: bool) -> None:
     if wanted:
         typer.echo(metadata.version("headrace"))
         raise typer.Exit
+
+
+def _compiled(module: str) -> bool:
+    found = find_spec(module)
+    return found is not None and not str(found.origin).endswith(".py")
 
 
 def _installed(name: str) -> str | None:

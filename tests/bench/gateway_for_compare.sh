@@ -1,11 +1,12 @@
 #!/bin/sh
 # gateway_for_compare.sh PORT
 # One worker on PORT in front of the engine on http://127.0.0.1:9101, with everything on that production has on:
-# a hashed key (sk-test), usage, metrics, a JSON access log in a file, keep-alive. Deployment: m.
+# compiled if `make compiled` was run, a hashed key (sk-test), usage, metrics, a JSON access log in a file, keep-alive. Deployment: m.
 set -eu
 port=$1
 root=$(cd "$(dirname "$0")/../.." && pwd)
-headrace=$root/.venv/bin/headrace
+headrace=$root/.compiled/bin/headrace
+[ -x "$headrace" ] || headrace=$root/.venv/bin/headrace
 [ -x "$headrace" ] || headrace=headrace
 folder=${TMPDIR:-/tmp}/headrace-compare-$port
 mkdir -p "$folder"

@@ -201,7 +201,7 @@ def test_schema_is_json() -> None:
 
 def test_version_in_all_its_forms() -> None:
     told = json.loads(Answer("version", "--json").out)
-    assert {"headrace", "python", "platform", "dependencies"} == told.keys()
+    assert {"headrace", "python", "platform", "compiled", "dependencies"} == told.keys()
     assert told["dependencies"]["pydantic"]
     assert Answer("version").out.startswith(f"headrace   {told['headrace']}\n")
     assert Answer("--version").out == f"{told['headrace']}\n"

@@ -82,7 +82,7 @@ async def test_a_hit_of_the_cache_names_no_replica() -> None:
 
 async def test_a_failure_of_our_own_is_a_500_that_says_where_to_look(caplog: pytest.LogCaptureFixture) -> None:
     async with engine_running() as engine, serving(config_of(engine)) as server:
-        server.gateway.pipeline.identity = None  # type: ignore[assignment]
+        server.gateway.pipeline.identity = KeyRing.__new__(KeyRing)
         with caplog.at_level(logging.ERROR):
             answer = await server.post(CHAT, chat())
         assert answer.status_code == 500
