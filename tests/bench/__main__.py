@@ -36,14 +36,20 @@ async def _cost(rounds: int) -> list[Line]:
 
 
 async def _workers(rounds: int) -> list[Line]:
-    """One and two workers, anywhere on the machine, in turn."""
-    pairs = [[(await measures.cost(workers, 1, pin=False))[0] for workers in (1, 2)] for _ in range(rounds)]
+    """One gateway with one worker, one with two, and two with one each, anywhere on the machine, in turn."""
     lines: list[Line] = []
+    sides = ((1, 1), (2, 1), (1, 2))
+    found = [[(await measures.cost(w, 1, pin=False, gateways=g))[0] for w, g in sides] for _ in range(rounds)]
     for name in ("us_per_request", "us_per_token"):
-        ratios = [getattr(two, name) / getattr(one, name) for one, two in pairs]
-        found = {"what": f"cost of 2 workers over 1, {name}", "unit": "ratio", "value": statistics.median(ratios)}
-        lines.append({**found, "limit": 1.10, "rounds": ratios})
+        one, two, apart = ([getattr(cost, name) for cost in side] for side in zip(*found, strict=True))
+        lines.append(_ratio(f"cost of 2 workers over 1, {name}", two, one, limit=1.10))
+        lines.append(_ratio(f"cost of 2 workers over 2 gateways of 1 worker, {name}", two, apart, limit=1.10))
     return lines
+
+
+def _ratio(what: str, over: list[float], under: list[float], **limit: float) -> Line:
+    ratios = [a / b for a, b in zip(over, under, strict=True)]
+    return {"what": what, "unit": "ratio", "value": statistics.median(ratios), **limit, "rounds": ratios}
 
 
 async def _latency(rounds: int) -> list[Line]:

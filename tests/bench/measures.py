@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from loadtest import Quantiles, Report
@@ -39,40 +40,41 @@ class Paired:
         return statistics.median(b / a for a, b in zip(self.direct, self.through, strict=True))
 
 
-async def cost(workers: int, rounds: int, *, pin: bool, requests: int = 4000, streams: int = 300) -> list[Cost]:
+async def cost(
+    workers: int, rounds: int, *, pin: bool, gateways: int = 1, requests: int = 4000, streams: int = 300
+) -> list[Cost]:
     """JSON in a closed loop of 32; then 100 streams of 100 tokens, one every 10 ms. Each worker gets so much.
 
     With less to do at a time a worker wakes more often for the same work: two at half the load each are no comparison.
+
+    gateways: how many to run side by side, with so many workers each. Two of one worker share nothing but the machine,
+    so what two workers of one gateway cost beyond them is what sharing a listener and a supervisor costs.
     """
     gateway_cores, load_cores = (GATEWAY_CORES, LOAD_CORES) if pin else ((), ())
+    one = ("--no-stream", "-c", "32", "-n", "500", "--max-tokens", "1")
+    whole = ("--no-stream", "-c", "32", "-n", str(requests), "--max-tokens", "1")
+    streamed = ("-c", "100", "-n", str(streams), "--max-tokens", "100")
     found: list[Cost] = []
     async with engine_process("--itl", "0.01", "--output-tokens", "100", cores=load_cores) as engine:
         for _ in range(rounds):
-            async with gateway_process(engine.url, workers=workers, cores=gateway_cores) as gateway:
-                await _spend(gateway, load_cores, "--no-stream", "-c", "32", "-n", "500", "--max-tokens", "1")
-                flags: tuple[str, ...] = (
-                    "--no-stream",
-                    "-c",
-                    str(32 * workers),
-                    "-n",
-                    str(requests * workers),
-                    "--max-tokens",
-                    "1",
-                )
-                whole, spent_s = await _spend(gateway, load_cores, *flags)
-                us_per_request = spent_s / whole.succeeded * 1e6
-                flags = ("-c", str(100 * workers), "-n", str(streams * workers), "--max-tokens", "100")
-                streamed, spent_s = await _spend(gateway, load_cores, *flags)
-                found.append(Cost(us_per_request, spent_s / streamed.chunks * 1e6))
+            async with AsyncExitStack() as stack:
+                sides = [gateway_process(engine.url, workers=workers, cores=gateway_cores) for _ in range(gateways)]
+                targets = [await stack.enter_async_context(side) for side in sides] * workers
+                await _spend(targets, load_cores, *one)
+                reports, spent_s = await _spend(targets, load_cores, *whole)
+                us_per_request = spent_s / sum(report.succeeded for report in reports) * 1e6
+                reports, spent_s = await _spend(targets, load_cores, *streamed)
+                found.append(Cost(us_per_request, spent_s / sum(report.chunks for report in reports) * 1e6))
     return found
 
 
-async def _spend(gateway: Served, cores: Cores, *flags: str) -> tuple[Report, float]:
-    pids = tree(gateway.pid)
+async def _spend(targets: list[Served], cores: Cores, *flags: str) -> tuple[list[Report], float]:
+    """One load for each target; a gateway may be the target of several."""
+    pids = [pid for gateway in {target.pid: target for target in targets}.values() for pid in tree(gateway.pid)]
     before_s = cpu_s(pids)
-    report = await load(gateway.url, *flags, cores=cores)
-    assert not report.failures, report.failures
-    return report, cpu_s(pids) - before_s
+    reports = await asyncio.gather(*(load(target.url, *flags, cores=cores) for target in targets))
+    assert not any(report.failures for report in reports), [report.failures for report in reports]
+    return reports, cpu_s(pids) - before_s
 
 
 async def latency_ms(rounds: int, requests: int = 1500) -> Paired:

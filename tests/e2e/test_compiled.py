@@ -27,13 +27,18 @@ def test_every_test_passes_on_the_compiled_package(tmp_path: Path) -> None:
     # The program and not `python -m pytest`, which would put the sources first.
     tests = [Path(sys.executable).with_name("pytest"), "-q", "-n", "2", "-m", "not e2e", "-p", "no:cacheprovider"]
     ran = subprocess.run(
-        [*tests, "--ignore", BESIDE_THE_SOURCES, "tests"], env=env, cwd=ROOT, capture_output=True, text=True, check=False
+        [*tests, "--ignore", BESIDE_THE_SOURCES, "tests"],
+        env=env,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ran.returncode == 0, ran.stdout[-5000:] + ran.stderr[-2000:]
 
 
 def _compiled(folder: Path) -> Path:
-    """The wheel's content. Built from a copy: mypyc leaves its modules beside the sources, where they would go stale."""
+    """The wheel's content. Built from a copy: mypyc leaves modules beside the sources, where they would go stale."""
     source, package = folder / "source", folder / "package"
     source.mkdir()
     for name in SOURCES:

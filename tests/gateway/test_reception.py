@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from gateway.identity import KeyRing
 from tests.harness import (
     CHAT,
     chat,
