@@ -25,7 +25,7 @@ def test_every_test_passes_on_the_compiled_package(tmp_path: Path) -> None:
     told = subprocess.run(origin, env=env, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert told.startswith(str(package)) and told.strip().endswith(".so")
     # The program and not `python -m pytest`, which would put the sources first.
-    tests = [Path(sys.executable).with_name("pytest"), "-q", "-n", "2", "-m", "not e2e", "-p", "no:cacheprovider"]
+    tests = [str(Path(sys.executable).with_name("pytest")), "-q", "-n", "2", "-m", "not e2e", "-p", "no:cacheprovider"]
     ran = subprocess.run(
         [*tests, "--ignore", BESIDE_THE_SOURCES, "tests"],
         env=env,
