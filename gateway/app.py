@@ -10,18 +10,16 @@ from collections.abc import Awaitable, Callable, Iterable
 from socket import socket
 
 from cache.store import ExactCache
-from engines.base import Engine
-from engines.http import Endpoint, HttpEngine
-from engines.llamacpp import LlamaCppEngine
 from engines.outbox import Outbox
 from gateway.admission import LocalLedger
 from gateway.api.openapi import Status
 from gateway.api.routes import ApiState, create_api
-from gateway.catalog import Catalog, build_replicas
+from gateway.catalog import Catalog, build_pools
 from gateway.clock import Clock, RealClock
 from gateway.config import Config, Pool
 from gateway.config.secrets import secrets_of
 from gateway.dispatch import Dispatcher
+from gateway.engine_kinds import make_engine
 from gateway.http.asgi import AsgiHandler
 from gateway.http.cors import Cors
 from gateway.http.server import SWEEP_S, HttpConnection
@@ -59,9 +57,8 @@ class Gateway:
             config.telemetry, worker_id=worker_id, deployments=names, redactor=Redactor(secrets_of(config))
         )
         outbox = Outbox()
-        replicas = build_replicas(config, lambda pool, name, url: _replica(config.pools[pool], pool, name, url, outbox))
-        self.replicas = [r for group in replicas.values() for r in group]
-        catalog = Catalog(config, replicas, rng)
+        self.pools = build_pools(config, lambda pool, name, url: _replica(config.pools[pool], pool, name, url, outbox))
+        catalog = Catalog(config, self.pools, rng)
         identity = KeyRing(config.auth)
         cache = config.cache
         self.ledger = LocalLedger()
@@ -87,6 +84,10 @@ class Gateway:
         """Whether the engines that the supervisor starts have loaded; without any, they have."""
         self._sweeper: asyncio.TimerHandle | None = None
         self.telemetry.watch(series.REPLICA_IN_FLIGHT.name, self._replicas_in_flight)
+
+    @property
+    def replicas(self) -> list[Replica]:
+        return [replica for pool in self.pools.values() for replica in pool.replicas]
 
     async def start(self, sock: socket, turn: Turn | None = None) -> None:
         """Accept connections on a bound socket; `turn`: it is shared with other workers."""
@@ -156,14 +157,8 @@ class Gateway:
 
 
 def _replica(options: Pool, pool: str, name: str, url: str, outbox: Outbox) -> Replica:
-    engine = options.engine
-    headers = {key: value.get_secret_value() for key, value in engine.headers.items()}
-    if engine.api_key is not None:
-        headers["authorization"] = f"Bearer {engine.api_key.get_secret_value()}"
-    endpoint = Endpoint(name, url, headers, engine.ca_file)
-    kind = LlamaCppEngine if engine.kind == "llamacpp" else HttpEngine
-    client: Engine = kind(endpoint, outbox=outbox)
-    return Replica(name, pool, options.site, engine.kind, client, options.max_in_flight)
+    engine = make_engine(options.engine, name, url, outbox)
+    return Replica(name, pool, options.site, options.engine.kind, engine, options.max_in_flight)
 
 
 def _server_tls(config: Config) -> ssl.SSLContext | None:

@@ -10,6 +10,7 @@ from engines.base import Timeouts
 from gateway.config import Config
 from gateway.errors import Forbidden, NotFound
 from gateway.identity import Caller
+from gateway.pools import Pool
 from gateway.replicas import Replica
 from router.policies import POLICIES
 from router.types import Policy
@@ -22,7 +23,15 @@ class Variant:
     name: str
     engine_model: str
     weight: float
-    replicas: tuple[Replica, ...]
+    pools: tuple[Pool, ...]
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """Those of all its pools, at this moment."""
+        pools = self.pools
+        if len(pools) == 1:
+            return pools[0].replicas
+        return tuple(replica for pool in pools for replica in pool.replicas)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +50,13 @@ class Deployment:
 
 
 class Catalog:
-    def __init__(self, config: Config, replicas: Mapping[str, tuple[Replica, ...]], rng: random.Random) -> None:
+    def __init__(self, config: Config, pools: Mapping[str, Pool], rng: random.Random) -> None:
         self._by_name: dict[str, Deployment] = {}
         self.deployments: list[Deployment] = []
         for name, options in config.deployments.items():
             limits = options.timeouts
             variants = tuple(
-                Variant(key, v.model or name, v.weight, tuple(r for pool in v.pools for r in replicas[pool]))
+                Variant(key, v.model or name, v.weight, tuple(pools[pool] for pool in v.pools))
                 for key, v in options.variants.items()
             )
             deployment = Deployment(
@@ -81,9 +90,11 @@ class Catalog:
         return [d for d in self.deployments if caller.may_call(d.name)]
 
 
-def build_replicas(config: Config, engine_for: Callable[[str, str, str], Replica]) -> dict[str, tuple[Replica, ...]]:
-    """The replicas of each pool; `engine_for(pool, replica name, url)` makes one."""
+def build_pools(config: Config, replica_for: Callable[[str, str, str], Replica]) -> dict[str, Pool]:
+    """The pools by name; `replica_for(pool, replica name, url)` makes one replica."""
     return {
-        pool: tuple(engine_for(pool, f"{pool}-{i}", url) for i, url in enumerate(options.urls))
-        for pool, options in config.pools.items()
+        name: Pool(
+            name, options.site, tuple(replica_for(name, f"{name}-{i}", url) for i, url in enumerate(options.urls))
+        )
+        for name, options in config.pools.items()
     }

@@ -1,23 +1,21 @@
 """The configuration: its tree of models here, reading and checking in `gateway.config.load`."""
 
+from gateway.config.base import Name, Section, without_version
+from gateway.config.engine_options import EngineOptions
 from gateway.config.models import (
     AccessLog,
     Auth,
     Cache,
     Config,
     Deployment,
-    EngineOptions,
     Key,
-    Name,
     Pool,
-    Section,
     Server,
     Telemetry,
     TimeoutOptions,
     Tls,
     Tracing,
     Variant,
-    without_version,
 )
 
 __all__ = [

@@ -4,27 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Field, SecretStr
 
-
-def without_version(url: str) -> str:
-    """A base URL as people copy it, `…/v1` or `…/v1/`, without its version: the gateway adds that itself."""
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
-
-
-Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$")]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s/?#]+[^\s?#]*$")]
-BaseUrl = Annotated[Url, AfterValidator(without_version)]
-Positive = Annotated[float, Field(gt=0)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-
-
-class Section(BaseModel):
-    """A mapping of the file: unknown keys are refused, values never change after loading."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True, allow_inf_nan=False
-    )
+from gateway.config.base import BaseUrl, Name, Port, Positive, Section, Url
+from gateway.config.engine_options import EngineOptions
 
 
 class Tls(Section):
@@ -91,29 +74,6 @@ class Auth(Section):
     """Mixed into every key hash. Changing it invalidates all hashes."""
     keys: list[Key] = []
     """Keys that may call the API. With none, everybody on this machine may."""
-
-
-class EngineOptions(Section):
-    """How to speak to the replicas of a pool, and how to run them if the gateway is to start them."""
-
-    kind: Literal["openai", "vllm", "llamacpp", "fake"] = "openai"
-    """openai: any compatible server by URL; vllm: by URL; llamacpp: embedded, or by URL; fake: for tests."""
-    api_key: SecretStr | None = None
-    """Sent to the engine as a bearer token. A caller's own credentials never are."""
-    headers: dict[str, SecretStr] = {}
-    """More headers for every request to the engine."""
-    ca_file: str | None = None
-    """PEM bundle to trust for an https engine, instead of the system's."""
-    model: str | None = None
-    """llamacpp: what to run: a name from `headrace models list`, a GGUF path, or `hf:owner/repo/file.gguf`."""
-    context_tokens: Annotated[int, Field(ge=256)] = 8192
-    """llamacpp: size of the KV cache shared by all slots, in tokens."""
-    slots: Annotated[int, Field(ge=1, le=256)] = 8
-    """llamacpp: requests decoded together."""
-    threads: Annotated[int, Field(ge=1)] | None = None
-    """llamacpp: CPU threads; none: one per core."""
-    args: list[str] = []
-    """fake: more command-line arguments of `headrace fake-engine`."""
 
 
 class Pool(Section):

@@ -22,7 +22,7 @@ _TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(_BASE):  # type: ignore[misc]  # the class is chosen at import: C if PyYAML has it
-    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012  # PyYAML's own attribute
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # PyYAML's own attribute
 
 
 _NULL = re.compile(r"^(?:~|null|Null|NULL|)$")

@@ -10,7 +10,7 @@ import pytest
 
 from engines.base import Timeouts
 from engines.http import Endpoint, HttpEngine
-from gateway.catalog import Catalog, build_replicas
+from gateway.catalog import Catalog, build_pools
 from gateway.config import Config
 from gateway.errors import Forbidden, NotFound
 from gateway.identity import ANYBODY, Caller
@@ -44,7 +44,7 @@ def catalog() -> Catalog:
     def replica(pool: str, name: str, url: str) -> Replica:
         return Replica(name, pool, config.pools[pool].site, "openai", HttpEngine(Endpoint(name, url)))
 
-    return Catalog(config, build_replicas(config, replica), random.Random(1))
+    return Catalog(config, build_pools(config, replica), random.Random(1))
 
 
 def test_a_deployment_is_built_as_the_file_says() -> None:

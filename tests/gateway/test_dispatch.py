@@ -26,6 +26,7 @@ from gateway.config import AccessLog
 from gateway.config import Telemetry as TelemetryOptions
 from gateway.dispatch import Dispatcher
 from gateway.errors import ApiError, NoHealthyBackend, Overloaded, UpstreamTimeout
+from gateway.pools import Pool as LivePool
 from gateway.record import Record
 from gateway.replicas import Replica
 from gateway.telemetry import Telemetry
@@ -115,7 +116,7 @@ class Stage:
         self.clock = clock
         self.engines = engines
         self.replicas = tuple(Replica(e.name, "p", "on-premise", "fake", e) for e in engines)
-        variant = Variant("v", "engine/m", 1.0, self.replicas)
+        variant = Variant("v", "engine/m", 1.0, (LivePool("p", replicas=self.replicas),))
         self.deployment = Deployment("m", (variant,), RoundRobin(), timeouts or Timeouts(5, 10, 10, 60), attempts)
         telemetry = Telemetry(TelemetryOptions(access_log=AccessLog(format="off")))
         self.dispatcher = Dispatcher(clock, random.Random(1), telemetry)

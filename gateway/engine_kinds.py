@@ -1,0 +1,35 @@
+"""From a pool's `engine` section to an `Engine`. A kind that needs more is imported when a pool names it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import cast
+
+from engines.base import Engine
+from engines.http import Endpoint, HttpEngine
+from engines.llamacpp import LlamaCppEngine
+from engines.outbox import Outbox
+from gateway.config import EngineOptions
+
+Make = Callable[[EngineOptions, Endpoint, Outbox], Engine]
+_MADE_IN: Mapping[str, str] = {}
+"""The module whose `make(options, endpoint, outbox)` makes engines of a kind; all others speak OpenAI's protocol."""
+
+
+def make_engine(options: EngineOptions, name: str, url: str, outbox: Outbox) -> Engine:
+    """The engine for one replica.
+
+    Raises:
+        ImportError: a library that the kind needs is not installed.
+        OSError: the CA file cannot be read.
+    """
+    headers = {key: value.get_secret_value() for key, value in options.headers.items()}
+    module = _MADE_IN.get(options.kind)
+    if module is not None:
+        make = cast(Make, importlib.import_module(module).make)
+        return make(options, Endpoint(name, url, headers, options.ca_file), outbox)
+    if options.api_key is not None:
+        headers["authorization"] = f"Bearer {options.api_key.get_secret_value()}"
+    kind = LlamaCppEngine if options.kind == "llamacpp" else HttpEngine
+    return kind(Endpoint(name, url, headers, options.ca_file), outbox=outbox)
