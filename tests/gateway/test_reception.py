@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from gateway.identity import KeyRing
+from gateway import pipeline
 from tests.harness import (
     CHAT,
     chat,
@@ -81,9 +81,14 @@ async def test_a_hit_of_the_cache_names_no_replica() -> None:
         assert "x-headrace-replica" not in hit.headers
 
 
-async def test_a_failure_of_our_own_is_a_500_that_says_where_to_look(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failure_of_our_own_is_a_500_that_says_where_to_look(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(pipeline, "read_call", fail)
     async with engine_running() as engine, serving(config_of(engine)) as server:
-        server.gateway.pipeline.identity = KeyRing.__new__(KeyRing)
         with caplog.at_level(logging.ERROR):
             answer = await server.post(CHAT, chat())
         assert answer.status_code == 500
