@@ -5,14 +5,15 @@ A translator says what to send and reads what comes; it knows no socket and no c
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
 
-from engines.base import EngineError, EngineRequest, EngineResponse, Receiver, Timeouts
-from engines.http import Endpoint, HttpEngine
+from engines.base import EngineError, EngineRequest, EngineResponse, EngineTimeout, Receiver, Timeouts
+from engines.http import Dialect, Endpoint, HttpEngine
 from engines.made import MadeResponse
 from engines.outbox import Outbox
 
@@ -105,9 +106,14 @@ class AdapterEngine(HttpEngine):
     """Implements `Engine` over a translator, with a signer if the peer wants more than fixed headers."""
 
     def __init__(
-        self, endpoint: Endpoint, translator: Translator, signer: Signer | None = None, outbox: Outbox | None = None
+        self,
+        endpoint: Endpoint,
+        translator: Translator,
+        signer: Signer | None = None,
+        outbox: Outbox | None = None,
+        dialect: Dialect | None = None,
     ) -> None:
-        super().__init__(endpoint, outbox=outbox)
+        super().__init__(endpoint, dialect, outbox)
         self._translator = translator
         self._signer = signer
         self._origin = endpoint.url.rstrip("/")
@@ -120,12 +126,31 @@ class AdapterEngine(HttpEngine):
         wire = exchange.wire
         headers = {"content-type": "application/json", **wire.headers}
         if self._signer is not None:
-            headers.update(await self._signer.headers("POST", self._origin + wire.path, headers, wire.body))
+            headers.update(await self._signed(self._signer, wire, headers, timeouts.connect_s))
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
         head = f"POST {self._base}{wire.path} HTTP/1.1\r\n{self._common}".encode("latin-1")
         length = b"content-length: %d\r\n\r\n" % len(wire.body)
         response = await self._send(head + lines + request.headers + length + wire.body, timeouts)
         return Translated(response, exchange, stream=request.stream)
+
+    async def healthy(self) -> bool:
+        """Whether anything but a server's error comes back: there is no path that every peer has."""
+        try:
+            response = await self._send(self._head("GET", "/") + b"\r\n", Timeouts(connect_s=2.0, total_s=5.0))
+        except EngineError:
+            return False
+        response.abort()
+        return response.status < 500
+
+    async def _signed(
+        self, signer: Signer, wire: Wire, headers: Mapping[str, str], limit_s: float
+    ) -> Mapping[str, str]:
+        try:
+            async with asyncio.timeout(limit_s):
+                return await signer.headers("POST", self._origin + wire.path, headers, wire.body)
+        except TimeoutError as error:
+            message = f"no credentials within connect timeout of {limit_s:g} s"
+            raise EngineTimeout(message, phase="connect", limit_s=limit_s) from error
 
 
 class Translated:

@@ -13,7 +13,13 @@ from engines.outbox import Outbox
 from gateway.config import EngineOptions
 
 Make = Callable[[EngineOptions, Endpoint, Outbox], Engine]
-_MADE_IN: Mapping[str, str] = {}
+_MADE_IN: Mapping[str, str] = {
+    "anthropic": "gateway.kinds.anthropic",
+    "azure": "gateway.kinds.azure",
+    "bedrock": "gateway.kinds.bedrock",
+    "sagemaker": "gateway.kinds.sagemaker",
+    "vertex": "gateway.kinds.vertex",
+}
 """The module whose `make(options, endpoint, outbox)` makes engines of a kind; all others speak OpenAI's protocol."""
 
 
