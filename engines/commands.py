@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .launcher import LaunchSpec
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""Honoured by CUDA, and by ROCm as well."""
+_ORDER = "CUDA_DEVICE_ORDER"
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -37,21 +42,68 @@ def llamacpp_command(
     return LaunchSpec(name, argv, ready_url=f"{_base_url(host, port)}/health")
 
 
+def vllm_command(
+    name: str,
+    *,
+    model: str,
+    names: Sequence[str],
+    port: int,
+    host: str = "127.0.0.1",
+    python: str | None = None,
+    args: Sequence[str] = (),
+) -> LaunchSpec:
+    """Run vLLM's server; it answers to each of `names`. `args` are more of its own options."""
+    # Not `vllm serve`, which fails where the distribution is not called vllm: that for CPUs is not.
+    argv = [_interpreter(python), "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    argv += ["--served-model-name", *names, "--host", host, "--port", str(port), *args]
+    return LaunchSpec(name, argv, ready_url=f"{_base_url(host, port)}/health")
+
+
+def transformers_command(
+    name: str, *, model: str, port: int, host: str = "127.0.0.1", python: str | None = None, args: Sequence[str] = ()
+) -> LaunchSpec:
+    """Run `transformers serve` with the one model, to which it answers by this very name."""
+    argv = [_interpreter(python), "-m", "transformers.cli.transformers", "serve", model]
+    argv += ["--host", host, "--port", str(port), *args]
+    return LaunchSpec(name, argv, ready_url=f"{_base_url(host, port)}/health")
+
+
 def fake_command(name: str, *, model: str, port: int, host: str = "127.0.0.1", args: Sequence[str] = ()) -> LaunchSpec:
     """Run the fake engine; `args` are more of its own options."""
-    argv = [
-        sys.executable,
-        "-m",
-        "engines.fake",
-        "--host",
-        host,
-        "--port",
-        str(port),
-        "--model",
-        model,
-        *args,
-    ]
+    argv = [sys.executable, "-m", "engines.fake", "--host", host, "--port", str(port), "--model", model, *args]
     return LaunchSpec(name, argv, ready_url=f"{_base_url(host, port)}/health", ready_timeout_s=60.0)
+
+
+def gpu_slice(gpus: int | Sequence[int | str], replica: int, replicas: int) -> tuple[int | str, ...]:
+    """The GPUs of one replica: `gpus` of them each, counted from the first; or its even share of those listed."""
+    if isinstance(gpus, int):
+        return tuple(range(replica * gpus, (replica + 1) * gpus))
+    each = len(gpus) // replicas
+    return tuple(gpus[replica * each : (replica + 1) * each])
+
+
+def gpu_environment(gpus: Sequence[int | str], outside: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What makes a process see these GPUs alone. An index counts those that this process may use itself.
+
+    Raises:
+        ValueError: the index is beyond them.
+    """
+    allowed = [name.strip() for name in outside.get(VISIBLE, "").split(",") if name.strip()]
+    chosen: list[str] = []
+    for gpu in gpus:
+        if not allowed or isinstance(gpu, str):
+            chosen.append(str(gpu))
+        elif gpu < len(allowed):
+            chosen.append(allowed[gpu])
+        else:
+            raise ValueError(f"`gpus` names GPU {gpu}, but {VISIBLE}={','.join(allowed)} allows {len(allowed)} only")
+    # Without a list from outside, indices are to be those that `nvidia-smi` shows.
+    order = {} if allowed or _ORDER in outside else {_ORDER: "PCI_BUS_ID"}
+    return {VISIBLE: ",".join(chosen), **order}
+
+
+def _interpreter(python: str | None) -> str:
+    return str(Path(python).expanduser()) if python else sys.executable
 
 
 def _base_url(host: str, port: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from gateway.config import Config, Deployment, Key, Pool
+from gateway.config.launch_checks import PYTHON_KINDS, python_engine, shared_gpus
 from gateway.config.problems import Finding, KeyPath, did_you_mean
 from gateway.keys import hash_key
 
@@ -27,6 +28,7 @@ def check(config: Config, variables: _Variables | None = None) -> list[Finding]:
         *_keys(config),
         *_written_keys(config, variables),
         *_pools(config),
+        *shared_gpus(config),
         *_deployments(config),
         *_names(config),
         *_unused(config),
@@ -144,11 +146,13 @@ def _startable(pool: Pool, here: KeyPath) -> Iterator[Finding]:
         )
     elif kind == "llamacpp" and model is not None and _is_local(model):
         yield from _file((*here, "engine", "model"), str(Path(model).expanduser()))
-    elif kind in {"openai", "vllm"}:
+    elif kind in PYTHON_KINDS:
+        yield from python_engine(pool, here)
+    elif kind == "openai":
         yield Finding(
             here,
             f"there are no `urls`, and the gateway cannot start an engine of the kind {kind}",
-            "add `urls: [http://…]`, or take `kind: llamacpp` with a `model`",
+            "add `urls: [http://…]`, or take `kind: llamacpp` or `vllm` with a `model`",
         )
 
 

@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 
-from gateway.config.base import Section
+from gateway.config.base import Positive, Section
 
-Kind = Literal["openai", "vllm", "llamacpp", "fake"]
+Kind = Literal["openai", "vllm", "llamacpp", "transformers", "fake"]
+GpuName = Annotated[int, Field(ge=0, le=1023)] | Annotated[str, Field(pattern=r"^(GPU|MIG)-[0-9A-Za-z/-]+$")]
 
 
 class EngineOptions(Section):
@@ -23,7 +24,8 @@ class EngineOptions(Section):
     ca_file: str | None = None
     """PEM bundle to trust for an https engine, instead of the system's."""
     model: str | None = None
-    """llamacpp: what to run: a name from `headrace models list`, a GGUF path, or `hf:owner/repo/file.gguf`."""
+    """What to run. llamacpp: a name from `headrace models list`, a GGUF path, or `hf:owner/repo/file.gguf`; vllm and
+    transformers: a name on Hugging Face, or a folder."""
     context_tokens: Annotated[int, Field(ge=256)] = 8192
     """llamacpp: size of the KV cache shared by all slots, in tokens."""
     slots: Annotated[int, Field(ge=1, le=256)] = 8
@@ -31,4 +33,15 @@ class EngineOptions(Section):
     threads: Annotated[int, Field(ge=1)] | None = None
     """llamacpp: CPU threads; none: one per core."""
     args: list[str] = []
-    """fake: more command-line arguments of `headrace fake-engine`."""
+    """vllm, transformers, fake: more command-line arguments of an engine that the gateway starts, as its own
+    documentation has them."""
+    python: str | None = None
+    """vllm, transformers: the Python interpreter of the environment where the engine is installed; none: the
+    gateway's own."""
+    env: dict[str, SecretStr] = {}
+    """Environment variables of an engine that the gateway starts, besides the gateway's own."""
+    gpus: Annotated[int, Field(ge=0, le=64)] | Annotated[list[GpuName], Field(min_length=1)] | None = None
+    """GPUs of the engines that the gateway starts: how many each replica gets, counted from the first, or which ones
+    all replicas share out evenly, by index or UUID; 0: none; not set: all that there are."""
+    start_timeout_s: Positive = 600.0
+    """An engine that does not serve this long after its start is stopped and started again."""

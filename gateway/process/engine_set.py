@@ -1,4 +1,4 @@
-"""The engines that the configuration asks the gateway to run: which, where, and how their readiness is told."""
+"""The engines that the gateway runs: where each is, how its readiness is told, and that none is left behind."""
 
 from __future__ import annotations
 
@@ -7,70 +7,22 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TypeVar
 
-from engines.commands import fake_command, free_port, llamacpp_command
-from engines.launcher import Change, LaunchError, LaunchSpec, ProcessLauncher, State
-from gateway.config import Config, Pool
+from engines.commands import free_port
+from engines.guard import Guard
+from engines.launcher import Change, LaunchError, ProcessLauncher, State
+from gateway.config import Config
 from gateway.process.banner import Console
+from gateway.process.engine_plan import Plan, plans_of
 
 T = TypeVar("T")
 
 SHOWN_LINES = 8
 _LOG_BYTES = 16 * 1024 * 1024
 _LOOPBACK = "127.0.0.1"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One engine to run. Two equal plans are the same engine, which therefore outlives a change of configuration.
-
-    names: the model names that it is asked for.
-    """
-
-    pool: str
-    name: str
-    kind: str
-    model: str
-    names: tuple[str, ...]
-    context_tokens: int
-    slots: int
-    threads: int | None
-    args: tuple[str, ...]
-
-    @property
-    def what(self) -> str:
-        return self.model or ", ".join(self.names)
-
-
-def plans_of(config: Config) -> list[Plan]:
-    return [plan for name, pool in config.pools.items() if not pool.urls for plan in _pool_plans(name, pool, config)]
-
-
-def _pool_plans(name: str, pool: Pool, config: Config) -> Iterable[Plan]:
-    engine = pool.engine
-    names = tuple(
-        dict.fromkeys(
-            variant.model or deployment_name
-            for deployment_name, deployment in config.deployments.items()
-            for variant in deployment.variants.values()
-            if name in variant.pools
-        )
-    )
-    for index in range(pool.replicas):
-        yield Plan(
-            pool=name,
-            name=f"{name}-{index}",
-            kind=engine.kind,
-            model=engine.model or "",
-            names=names or (name,),
-            context_tokens=engine.context_tokens,
-            slots=engine.slots,
-            threads=engine.threads,
-            args=tuple(engine.args),
-        )
 
 
 class Engine:
@@ -89,7 +41,7 @@ class Engine:
     def __repr__(self) -> str:
         return f"<Engine {self.plan.name} {self.url} {self._launcher!r}>"
 
-    async def start(self, *, patient: bool) -> None:
+    async def start(self, guard: Guard, *, patient: bool) -> None:
         """Fetch the model if need be, start the process, and return when it serves.
 
         patient: if it ends before, it is started again, for as long as it takes.
@@ -97,7 +49,10 @@ class Engine:
         Raises:
             LaunchError: it cannot be started, or its model cannot be had.
         """
-        spec = await self._spec()
+        model = self.plan.model
+        model_file = await in_thread(lambda: _pulled(model)) if self.plan.kind == "llamacpp" else None
+        spec = self.plan.spec(self.port, model_file)
+        spec = replace(spec, env={**spec.env, **guard.environment})
         self._launcher = ProcessLauncher(spec, on_change=self._changed, on_line=self._log.write)
         self._launcher.start()
         serving = asyncio.create_task(self._launcher.wait_ready())
@@ -122,21 +77,6 @@ class Engine:
 
     def reopen_log(self) -> None:
         self._log.open()
-
-    async def _spec(self) -> LaunchSpec:
-        plan = self.plan
-        if plan.kind == "fake":
-            more = [part for name in plan.names[1:] for part in ("--model", name)]
-            return fake_command(plan.name, model=plan.names[0], port=self.port, args=[*more, *plan.args])
-        return llamacpp_command(
-            plan.name,
-            model=await in_thread(lambda: _pulled(plan.model)),
-            alias=plan.names[0],
-            port=self.port,
-            context_tokens=plan.context_tokens,
-            slots=plan.slots,
-            threads=plan.threads,
-        )
 
     def _changed(self, change: Change) -> None:
         if change.new is State.STARTING:
@@ -180,6 +120,7 @@ class Engines:
         self._console = console
         self._log_folder = log_folder
         self._engines: dict[Plan, Engine] = {}
+        self._guard: Guard | None = None
 
     def prepare(self, config: Config) -> tuple[Config, list[Engine]]:
         """`config` with a URL for each engine that it wants run, and those of them that do not run yet."""
@@ -205,7 +146,10 @@ class Engines:
         """
         fresh = list(engines)
         self._engines.update((engine.plan, engine) for engine in fresh)
-        await together(engine.start(patient=patient) for engine in fresh)
+        if not fresh:
+            return
+        guard = self._guard = self._guard or await Guard.start()
+        await together(engine.start(guard, patient=patient) for engine in fresh)
 
     async def keep_only(self, configs: Iterable[Config]) -> None:
         """Stop what none of these wants."""
@@ -216,6 +160,9 @@ class Engines:
     async def stop(self) -> None:
         await together(engine.stop() for engine in self._engines.values())
         self._engines.clear()
+        if self._guard is not None:
+            guard, self._guard = self._guard, None
+            await guard.end()
 
     def kill(self) -> None:
         for engine in self._engines.values():

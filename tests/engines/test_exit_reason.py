@@ -12,8 +12,33 @@ from engines.exit_reason import explain_exit
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "GPU has too little"),
-        ("ValueError: No available memory for the cache blocks.", "GPU has too little"),
+        (
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB",
+            "lower --gpu-memory-utilization or --max-model-len",
+        ),
+        (
+            "ValueError: No available memory for the cache blocks. Try increasing `gpu_memory_utilization`.",
+            "raise --gpu-memory-utilization",
+        ),
+        (
+            "ValueError: (16.0 GiB KV cache is needed, which is larger than the available KV cache memory (2.0 GiB).",
+            "lower --max-model-len",
+        ),
+        ("ValueError: Free memory on device is less than desired GPU memory utilization (0.9)", "another process uses"),
+        ("ValueError: User-specified max_model_len (9) is greater than the derived max_model_len", "lower it"),
+        ("RuntimeError: CUDA error: invalid device ordinal", "a GPU that is not there"),
+        ("ValueError: World size (4) is larger than the number of available GPUs (1)", "check `gpus`"),
+        ("ValueError: Model architectures ['X'] are not supported for now.", "take a newer one"),
+        ("You are trying to access a gated repo.", "set HF_TOKEN in `env`"),
+        ("requests.HTTPError: 401 Client Error: Unauthorized for url", "set HF_TOKEN in `env`"),
+        ("OSError: none/none is not a local folder and is not a valid model identifier", "no such model"),
+        ("OSError: We couldn't connect to 'https://huggingface.co' to load the files", "cannot be reached"),
+        ("api_server.py: error: unrecognized arguments: --nonsense", "does not know one of its arguments"),
+        (
+            "Worker proc VllmWorker-0 died unexpectedly (exit code: -9), shutting down",
+            "a helper process of it was killed",
+        ),
+        ("ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0", "--dtype=half"),
         ("terminate called after throwing an instance of 'std::bad_alloc'", "too little memory"),
         ("OSError: [Errno 98] Address already in use", "port is taken"),
         ("srv init: couldn't bind HTTP server socket, hostname: 127.0.0.1, port: 9", "port is taken"),
@@ -33,6 +58,23 @@ def test_a_known_text_says_what_is_wrong_and_is_quoted(line: str, expected: str)
 
 def test_without_a_known_text_the_last_line_is_quoted() -> None:
     assert explain_exit(3, ["one", "two", " "]).sentence == "exited with code 3; its last line: two"
+
+
+def test_a_last_line_that_points_further_up_is_followed() -> None:
+    lines = [
+        "(EngineCore pid=7) ValueError: the model and I do not get along",
+        "(APIServer pid=1)   File api_server.py, line 3, in main",
+        "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above.",
+        "UserWarning: resource_tracker: There appear to be 2 leaked shared_memory objects to clean up at shutdown",
+    ]
+    assert "the model and I do not get along" in explain_exit(1, lines).sentence
+    assert "initialization failed" in explain_exit(1, lines[2:]).sentence
+    assert "went on" in explain_exit(1, ["it went on", lines[-1]]).sentence
+
+
+def test_what_no_restart_can_mend_is_permanent() -> None:
+    assert explain_exit(1, ["ModuleNotFoundError: No module named 'vllm'"]).permanent
+    assert not explain_exit(1, ["torch.OutOfMemoryError: CUDA out of memory."]).permanent
 
 
 def test_a_silent_end_is_told_by_its_code_alone() -> None:

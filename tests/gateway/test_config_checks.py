@@ -78,7 +78,25 @@ def deployment(rest: str, pools: str = POOLS) -> str:
             "connect_s 60 is more than total_s 30",
         ),
         ("pools:\n  a: {}\n", 2, "pools.a", "add `urls: [http://…]`, or take `kind: llamacpp`"),
-        ("pools:\n  a: {engine: {kind: vllm}}\n", 2, "pools.a", "cannot start an engine of the kind vllm"),
+        ("pools:\n  a: {engine: {kind: vllm}}\n", 2, "pools.a.engine", "vllm without `urls` needs a `model`"),
+        (
+            "pools:\n  a: {engine: {kind: transformers, model: m, python: /none/python}}\n",
+            2,
+            "pools.a.engine.python",
+            'there is no program "/none/python"',
+        ),
+        (
+            "pools:\n  a: {engine: {kind: vllm, model: m, args: [--port=1]}}\n",
+            2,
+            "pools.a.engine.args[0]",
+            "the gateway itself sets --port: it is a free one",
+        ),
+        (
+            "pools:\n  a: {replicas: 2, engine: {kind: vllm, model: m, gpus: [0, 1, 2]}}\n",
+            2,
+            "pools.a.engine.gpus",
+            "3 GPUs cannot be shared out evenly by 2 replicas",
+        ),
         ("pools:\n  a:\n    engine: {kind: llamacpp}\n", 3, "pools.a.engine", "needs a `model` to start"),
         (
             "pools:\n  a:\n    engine: {kind: llamacpp, model: /nowhere/x.gguf}\n",

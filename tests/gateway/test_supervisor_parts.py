@@ -20,7 +20,8 @@ from gateway.config.load import parse_config
 from gateway.process.banner import Console, curl_example, shown_url
 from gateway.process.board import ABSENT, Board, Turn
 from gateway.process.control import Channel, Configure, Message, Numbers, Reopen, Scrape, pack_config, unpack_config
-from gateway.process.engine_set import EngineLog, in_thread, plans_of
+from gateway.process.engine_plan import plans_of
+from gateway.process.engine_set import EngineLog, in_thread
 from gateway.process.listener import Acceptor, CannotListen, bind
 from gateway.process.machine import notify, reap_orphans, state_folder, usable_cores
 

@@ -1,0 +1,119 @@
+"""The engines that the configuration asks the gateway to run: which, and by what command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from engines.commands import (
+    fake_command,
+    gpu_environment,
+    gpu_slice,
+    llamacpp_command,
+    transformers_command,
+    vllm_command,
+)
+from engines.launcher import LaunchError, LaunchSpec
+from gateway.config import Config, Pool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One engine to run. Two equal plans are the same engine, which therefore outlives a change of configuration.
+
+    names: the model names that it is asked for.
+    gpus: the only ones that it is to see; None: it sees all.
+    start_timeout_s: None: as its kind usually takes.
+    """
+
+    pool: str
+    name: str
+    kind: str
+    model: str
+    names: tuple[str, ...]
+    context_tokens: int
+    slots: int
+    threads: int | None
+    args: tuple[str, ...]
+    python: str | None = None
+    env: tuple[tuple[str, SecretStr], ...] = ()
+    gpus: tuple[int | str, ...] | None = None
+    start_timeout_s: float | None = None
+
+    @property
+    def what(self) -> str:
+        where = "" if not self.gpus else f" on GPU {', '.join(map(str, self.gpus))}"
+        return (self.model or ", ".join(self.names)) + where
+
+    def spec(self, port: int, model_file: Path | None) -> LaunchSpec:
+        """The command that serves on `port`. model_file: the GGUF file that llama.cpp is to run.
+
+        Raises:
+            LaunchError: a GPU is named that the gateway itself may not use.
+        """
+        spec = self._command(port, model_file)
+        try:
+            gpus = {} if self.gpus is None else gpu_environment(self.gpus)
+        except ValueError as error:
+            raise LaunchError(f"{self.name}: {error}") from None
+        given = {key: value.get_secret_value() for key, value in self.env}
+        return replace(
+            spec, env={**spec.env, **gpus, **given}, ready_timeout_s=self.start_timeout_s or spec.ready_timeout_s
+        )
+
+    def _command(self, port: int, model_file: Path | None) -> LaunchSpec:
+        match self.kind:
+            case "vllm":
+                return vllm_command(
+                    self.name, model=self.model, names=self.names, port=port, python=self.python, args=self.args
+                )
+            case "transformers":
+                return transformers_command(self.name, model=self.model, port=port, python=self.python, args=self.args)
+            case "fake":
+                more = [part for name in self.names[1:] for part in ("--model", name)]
+                return fake_command(self.name, model=self.names[0], port=port, args=[*more, *self.args])
+        assert model_file is not None
+        return llamacpp_command(
+            self.name,
+            model=model_file,
+            alias=self.names[0],
+            port=port,
+            context_tokens=self.context_tokens,
+            slots=self.slots,
+            threads=self.threads,
+        )
+
+
+def plans_of(config: Config) -> list[Plan]:
+    return [plan for name, pool in config.pools.items() if not pool.urls for plan in _pool_plans(name, pool, config)]
+
+
+def _pool_plans(name: str, pool: Pool, config: Config) -> Iterator[Plan]:
+    engine = pool.engine
+    names = tuple(dict.fromkeys(_names_asked_for(name, config))) or (name,)
+    for index in range(pool.replicas):
+        yield Plan(
+            pool=name,
+            name=f"{name}-{index}",
+            kind=engine.kind,
+            model=engine.model or "",
+            names=names,
+            context_tokens=engine.context_tokens,
+            slots=engine.slots,
+            threads=engine.threads,
+            args=tuple(engine.args),
+            python=engine.python,
+            env=tuple(engine.env.items()),
+            gpus=None if engine.gpus is None else gpu_slice(engine.gpus, index, pool.replicas),
+            start_timeout_s=engine.start_timeout_s if "start_timeout_s" in engine.model_fields_set else None,
+        )
+
+
+def _names_asked_for(pool: str, config: Config) -> Iterable[str]:
+    for deployment_name, deployment in config.deployments.items():
+        for variant in deployment.variants.values():
+            if pool in variant.pools:
+                yield variant.model or deployment_name
