@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Self
 
 from engines.base import Engine
 from router.breaker import Breaker
 
+LEAST_SHARE = 0.1
+"""What a replica that starts slowly gets of the traffic at first."""
+
+
+class Ramp:
+    """A slow start. Its share of a full replica's load grows evenly from `LEAST_SHARE` to 1."""
+
+    __slots__ = ("_began_s", "_length_s")
+
+    def __init__(self, began_s: float, length_s: float) -> None:
+        self._began_s = began_s
+        self._length_s = length_s
+
+    def share(self, now_s: float) -> float:
+        grown = (now_s - self._began_s) / self._length_s
+        return min(1.0, LEAST_SHARE + (1.0 - LEAST_SHARE) * grown)
+
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One engine process or endpoint. Seen by policies as `ReplicaView`."""
+    """One engine process or endpoint. Seen by policies as `ReplicaView`.
+
+    served_before: what `served` began at. A newcomer begins level with its peers: policies that look at `served` would
+                   send it everything until it had caught up.
+    last_error:    what last went wrong, for people.
+    on_idle:       called when its last request ends; set while it drains.
+    """
 
     name: str
     pool: str
@@ -22,6 +47,11 @@ class Replica:
     breaker: Breaker = field(default_factory=Breaker)
     in_flight: int = 0
     served: int = 0
+    url: str = ""
+    served_before: int = 0
+    last_error: str = ""
+    ramp: Ramp | None = None
+    on_idle: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"<Replica {self.name} in_flight={self.in_flight} served={self.served} {self.breaker!r}>"
@@ -53,6 +83,38 @@ class Lease:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._held:
-            self._held = False
-            self.replica.in_flight -= 1
+        if not self._held:
+            return
+        self._held = False
+        replica = self.replica
+        replica.in_flight -= 1
+        if replica.on_idle is not None and not replica.in_flight:
+            replica.on_idle()
+
+
+def admitted(replicas: list[Replica], now_s: float, rng: random.Random) -> list[Replica]:
+    """Those of `replicas` that may be chosen among, now that some may be starting slowly.
+
+    A slow starter may have its share of what the least busy of the others has, and the fraction that remains is drawn:
+    so it gets little when all are idle, and little when all are busy. Where all are new, none has to be spared.
+    """
+    for replica in replicas:
+        if replica.ramp is not None:
+            return _admitted(replicas, now_s, rng)
+    return replicas
+
+
+def _admitted(replicas: list[Replica], now_s: float, rng: random.Random) -> list[Replica]:
+    shares = [1.0 if r.ramp is None else r.ramp.share(now_s) for r in replicas]
+    grown = [r for r, share in zip(replicas, shares, strict=True) if share >= 1.0]
+    if not grown:
+        return replicas
+    for replica in grown:
+        replica.ramp = None
+    level = 1 + min(r.in_flight for r in grown)
+    young = [
+        r
+        for r, share in zip(replicas, shares, strict=True)
+        if share < 1.0 and share * level - r.in_flight > rng.random()
+    ]
+    return grown + young

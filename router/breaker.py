@@ -70,6 +70,10 @@ class Breaker:
         if self._failures >= self._threshold:
             self._open_until_s = now_s + self._wait_s
 
+    def seems_well(self, now_s: float) -> None:
+        """Something else than a request says that the replica is back: a request may find out now."""
+        self._open_until_s = min(self._open_until_s, now_s)
+
     def abandoned(self, *, probe: bool) -> None:
         """The request said nothing about the replica: it was cancelled, or the replica was full."""
         if probe:

@@ -1,0 +1,74 @@
+"""Health of replicas of which traffic says nothing: those that idle, and those whose breaker keeps traffic away."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+
+from gateway.clock import Clock
+from gateway.config.pool_options import ProbeOptions
+from gateway.pools import Pool
+from gateway.replicas import Replica
+from router.breaker import BreakerState
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was known of a replica at the last look. `answered`: its health path has said yes at some time."""
+
+    served: int
+    since_s: float
+    answered: bool = False
+
+
+class Prober:
+    """Traffic has the first word, probes the second.
+
+    A probe that is answered lets one request find out whether a broken replica is back, before its time. One that fails
+    counts like a failed request, but only at a replica that has no traffic and whose health path has worked before:
+    some servers have none.
+    """
+
+    def __init__(self, pool: Pool, options: ProbeOptions, clock: Clock, rng: random.Random) -> None:
+        self._pool = pool
+        self._idle_s = options.idle_s
+        self._every_s = options.every_s
+        self._clock = clock
+        self._rng = rng
+        self._seen: dict[Replica, _Seen] = {}
+
+    async def run(self) -> None:
+        """Does not return, unless there is nothing to do."""
+        while self._every_s is not None:
+            await self._clock.sleep(self._every_s * (0.5 + self._rng.random()))
+            await self.probe()
+
+    async def probe(self) -> None:
+        """Ask all for whom it is time, together."""
+        self._look()
+        now_s = self._clock.monotonic()
+        due = [replica for replica, seen in self._seen.items() if self._is_due(replica, seen, now_s)]
+        await asyncio.gather(*(self._ask(replica, self._seen[replica]) for replica in due))
+
+    def _look(self) -> None:
+        """Note who had traffic since the last look, who is new and who is gone."""
+        now_s = self._clock.monotonic()
+        seen = {replica: self._seen.get(replica) or _Seen(replica.served, now_s) for replica in self._pool.replicas}
+        for replica, one in seen.items():
+            if replica.in_flight or replica.served != one.served:
+                one.served, one.since_s = replica.served, now_s
+        self._seen = seen
+
+    def _is_due(self, replica: Replica, seen: _Seen, now_s: float) -> bool:
+        return replica.breaker.state(now_s) is not BreakerState.CLOSED or now_s - seen.since_s >= self._idle_s
+
+    async def _ask(self, replica: Replica, seen: _Seen) -> None:
+        well = await replica.engine.healthy()
+        now_s = self._clock.monotonic()
+        if well:
+            seen.answered = True
+            replica.breaker.seems_well(now_s)
+        elif seen.answered and replica.served == seen.served and replica.breaker.allows(now_s):
+            replica.last_error = "its health path does not answer"
+            replica.breaker.failed(now_s, probe=False)
