@@ -34,6 +34,8 @@ _TRANSLATED = frozenset({
     "response_format", "stop", "stream", "temperature", "tool_choice", "tools", "top_p",
 })  # fmt: skip
 _DATA_URL = re.compile(r"data:([\w.+/-]+);base64,(.*)", re.DOTALL)
+_ABSENT = (b"", b"null")
+_NO_PARAMETERS = Raw(b'{"type":"object","properties":{}}')
 _EFFORTS = {"minimal": "low"}
 """Efforts that go by another name there."""
 
@@ -63,7 +65,7 @@ class _Function(msgspec.Struct):
     name: str
     arguments: str = ""
     description: str | UnsetType = UNSET
-    parameters: Raw | None = None
+    parameters: Raw = Raw(b"")
     strict: bool | None = None
 
 
@@ -94,7 +96,7 @@ class _Chosen(msgspec.Struct):
 
 
 class _Schema(msgspec.Struct):
-    schema: Raw | None = None
+    schema: Raw = Raw(b"")
 
 
 class _Format(msgspec.Struct):
@@ -336,7 +338,7 @@ def _offered(tool: _Tool) -> _OfferedTool:
         raise CannotSay(f"Anthropic's models do not take tools of the type {tool.type[:50]!r}.", param="tools")
     return _OfferedTool(
         function.name,
-        function.parameters or Raw(b'{"type":"object","properties":{}}'),
+        function.parameters if bytes(function.parameters) not in _ABSENT else _NO_PARAMETERS,
         function.description,
         UNSET if function.strict is None else function.strict,
         tool.cache_control,
@@ -364,8 +366,9 @@ def _choice(asked: _Ask) -> _Choice | UnsetType:
 def _output(asked: _Ask) -> _OutputConfig | UnsetType:
     output = _OutputConfig()
     wanted = asked.response_format
-    if wanted is not None and wanted.type == "json_schema" and wanted.json_schema and wanted.json_schema.schema:
-        output.format = _OutputFormat(wanted.json_schema.schema)
+    schema = wanted.json_schema.schema if wanted is not None and wanted.json_schema is not None else Raw(b"")
+    if wanted is not None and wanted.type == "json_schema" and bytes(schema) not in _ABSENT:
+        output.format = _OutputFormat(schema)
     elif wanted is not None and wanted.type != "text":
         message = f"Anthropic's models do not offer the format {wanted.type[:50]!r}; give a schema as `json_schema`."
         raise CannotSay(message, param="response_format")
