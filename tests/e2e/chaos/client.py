@@ -95,7 +95,7 @@ async def ask(address: tuple[str, int], key: str, asked: Asked) -> Asked:
         asked.why = f"{type(error).__name__}: {error}"
     asked.end_s = now_s()
     asked.body = b"".join(reading.chunks)
-    _judge(asked)
+    judge(asked)
     return asked
 
 
@@ -115,7 +115,8 @@ async def _exchange(address: tuple[str, int], request: bytes, reading: _Reading)
         writer.transport.abort()
 
 
-def _judge(asked: Asked) -> None:
+def judge(asked: Asked) -> None:
+    """Say what became of it, from what came."""
     asked.fate, why = _fate_of_stream(asked) if asked.stream else _fate_of_whole(asked)
     if asked.surplus:
         asked.fate, why = Fate.WRONG, f"bytes after the answer: {asked.surplus[:80]!r}"

@@ -11,8 +11,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from tests.e2e.chaos.proxy import Behaviour, Cutting, HalfClosing, Resetting, Silent, Trickling
 from tests.e2e.chaos.replica import Replica
 
-ANSWER_BYTES = 4000
-"""About as many bytes as an answer has on the wire; a cut at random falls into heads, first events and later ones."""
+ANSWER_BYTES = range(5000)
+"""About as many as a streamed answer has on the wire: a cut there falls into heads, first events and later ones."""
 MALFORMED = ("bad-json", "no-done", "no-terminator", "wrong-length", "bad-chunk", "error-200", "garbage-status")
 """Not `null-choices`, which is well-formed: what an answer says is the engine's word."""
 Fault = Callable[[Replica, random.Random], AbstractAsyncContextManager[None]]

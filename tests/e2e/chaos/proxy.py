@@ -6,7 +6,7 @@ import asyncio
 import random
 import socket
 import struct
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -24,6 +24,8 @@ class Link:
         self.gateway = gateway
         self.engine: asyncio.StreamWriter | None = None
         self.arrival: Arrival | None = None
+        self.room_bytes: int | None = None
+        """What a behaviour has chosen to let pass of the present answer."""
         self._proxy = proxy
         self._requests = 0
         self._tail = b""
@@ -33,12 +35,19 @@ class Link:
         if not data.startswith((b"POST ", b"GET ")):
             return False
         request_id = request_id_in(data)
+        self.arrival = Arrival(request_id, self._proxy.number, kept=self._requests > 0)
         if request_id:
-            self.arrival = Arrival(request_id, self._proxy.number, kept=self._requests > 0)
             self._proxy.ledger.add(self.arrival)
-            self._tail = b""
+        self.room_bytes = None
+        self._tail = b""
         self._requests += 1
         return True
+
+    def left(self, choose: Callable[[], int]) -> int:
+        """Bytes of the present answer that may still pass, of as many as `choose` says once for each answer."""
+        if self.room_bytes is None:
+            self.room_bytes = choose()
+        return self.room_bytes - (self.arrival.sent_bytes if self.arrival is not None else 0)
 
     async def answer(self, data: bytes) -> None:
         """Pass bytes on to the gateway."""
@@ -102,19 +111,19 @@ class Resetting(Behaviour):
 
 
 class Cutting(Behaviour):
-    """Each answer is cut off somewhere within its first `most_bytes`: by a reset, or in good order."""
+    """Each answer that is longer than some number of bytes, drawn from `sizes`, is cut off there: by a reset, or in
+    good order."""
 
-    def __init__(self, rng: random.Random, most_bytes: int, *, orderly: bool | None = None) -> None:
+    def __init__(self, rng: random.Random, sizes: range, *, orderly: bool | None = None) -> None:
         self._rng = rng
-        self._most_bytes = most_bytes
+        self._sizes = sizes
         self._orderly = orderly
 
     async def on_answer(self, link: Link, data: bytes) -> None:
-        room = self._rng.randrange(self._most_bytes)
-        if len(data) <= room:
-            await link.answer(data)
+        left = link.left(lambda: self._rng.choice(self._sizes))
+        await link.answer(data[:left])
+        if len(data) <= left:
             return
-        await link.answer(data[:room])
         orderly = self._rng.random() < 0.5 if self._orderly is None else self._orderly
         if orderly:
             link.close()
@@ -123,14 +132,17 @@ class Cutting(Behaviour):
 
 
 class HalfClosing(Behaviour):
-    """After the first bytes of each answer the replica says that it has ended, and goes on listening."""
+    """As `Cutting`, but there the replica only says that it has ended, and goes on listening."""
 
-    def __init__(self, rng: random.Random, most_bytes: int) -> None:
+    def __init__(self, rng: random.Random, sizes: range) -> None:
         self._rng = rng
-        self._most_bytes = most_bytes
+        self._sizes = sizes
 
     async def on_answer(self, link: Link, data: bytes) -> None:
-        await link.answer(data[: self._rng.randrange(self._most_bytes)])
+        left = link.left(lambda: self._rng.choice(self._sizes))
+        await link.answer(data[:left])
+        if len(data) <= left:
+            return
         if link.gateway.can_write_eof() and not link.gateway.is_closing():
             link.gateway.write_eof()
         await asyncio.Event().wait()

@@ -33,6 +33,8 @@ class Findings:
     unaffected: list[Asked] = field(default_factory=list)
     offences: list[str] = field(default_factory=list)
     by_kind: dict[str, Counter[str]] = field(default_factory=dict)
+    at_rest: str = ""
+    """What the worker held before and after."""
 
     def __post_init__(self) -> None:
         self.by_kind = {kind: Counter(faults=0) for kind in FAULTS}
@@ -76,6 +78,7 @@ class Findings:
         lines.append(f"answered: {fates['answered']} of {len(self.chaotic)} under chaos")
         lines += [self._times("streams", stream=True), self._times("whole", stream=False)]
         lines.append(f"p99 of unaffected requests over calm: {self.p99_ratio:.3f} (limit {P99_LIMIT:g})")
+        lines.append(self.at_rest)
         return "\n".join(lines)
 
     def _times(self, name: str, *, stream: bool) -> str:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -79,7 +79,10 @@ class Rest:
 
     sockets: int
     tasks: list[str]
-    gauges: dict[str, float] = field(default_factory=dict)
+    gauges: dict[str, float]
+
+    def __str__(self) -> str:
+        return f"{self.sockets} sockets, {len(self.tasks)} tasks, gauges not at zero: {self.gauges or 'none'}"
 
 
 class Run:
@@ -106,7 +109,9 @@ class Run:
             chaotic += await self._chaos(self._plan.chaos_s / rounds)
         calm += await self._load(calm_s)
         findings = Findings(calm, chaotic, self._schedule.troubles, self._ledger)
-        findings.offences += _left(before, await self._rest(before))
+        after = await self._rest(before)
+        findings.offences += _left(before, after)
+        findings.at_rest = f"before: {before}; after: {after}"
         findings.offences += [
             f"engine {replica.number} still answers {open_} requests"
             for replica in self._replicas
