@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -20,7 +20,7 @@ from engines.outbox import Outbox
 from engines.tokens import BearerSigner, Token
 
 if TYPE_CHECKING:
-    from azure.core.credentials import TokenCredential
+    from azure.core.credentials import AccessToken
 
 SCOPE = "https://cognitiveservices.azure.com/.default"
 _OFFERED = (Operation.CHAT, Operation.COMPLETIONS, Operation.EMBEDDINGS)
@@ -85,16 +85,27 @@ class AzureEngine(CloudEngine):
         return error_body(f"the model {_model(request)!r} is no deployment here: {error.message}", code=error.code)
 
 
+class Credential(Protocol):
+    """One of azure-identity's."""
+
+    def get_token(self, *scopes: str) -> AccessToken: ...
+
+    def close(self) -> None: ...
+
+
 class EntraTokens:
     """Implements `TokenSource` over a credential of azure-identity."""
 
-    def __init__(self, credential: TokenCredential, scope: str = SCOPE) -> None:
+    def __init__(self, credential: Credential, scope: str = SCOPE) -> None:
         self._credential = credential
         self._scope = scope
 
     def fetch(self) -> Token:
         token = self._credential.get_token(self._scope)
         return Token(token.token, token.expires_on - time.time())  # noqa: TID251 - tokens expire by the wall clock
+
+    def close(self) -> None:
+        self._credential.close()
 
 
 def entra_credential(
@@ -103,7 +114,7 @@ def entra_credential(
     client_secret: str | None,
     authority: str | None = None,
     ca_file: str | None = None,
-) -> TokenCredential:
+) -> Credential:
     """A service principal if there is a secret; else what the machine has: workload or managed identity, environment.
 
     authority: of another cloud, or one's own; it is taken at its word.

@@ -38,6 +38,10 @@ class TokenSource(Protocol):
         """A new token. Blocks; called in a thread, once at a time. Raises what the library raises."""
         ...
 
+    def close(self) -> None:
+        """Close the library's idle connections."""
+        ...
+
 
 class BearerSigner:
     """Implements `Signer` with a token that everybody shares and at most one fetch at a time.
@@ -88,6 +92,7 @@ class BearerSigner:
         if self._fetching is not None:
             self._fetching.cancel()
             await asyncio.gather(self._fetching, return_exceptions=True)
+        self._source.close()
 
     def _fetch(self) -> asyncio.Task[None] | None:
         """The fetch under way, begun if it is time for one."""

@@ -86,6 +86,9 @@ class GoogleTokens:
         left = expires - datetime.datetime.now(datetime.UTC)
         return Token(self._credentials.token, left.total_seconds())
 
+    def close(self) -> None:
+        self._transport.session.close()
+
     def _load(self) -> Any:
         import google.auth
         from google.oauth2 import service_account
