@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from engines.base import EngineError, EngineRequest, EngineResponse, EngineTimeout, Receiver, Timeouts
-from engines.http import Dialect, Endpoint, HttpEngine
+from engines.http import Endpoint, HttpEngine
 from engines.made import MadeResponse
 from engines.outbox import Outbox
 
@@ -106,14 +106,9 @@ class AdapterEngine(HttpEngine):
     """Implements `Engine` over a translator, with a signer if the peer wants more than fixed headers."""
 
     def __init__(
-        self,
-        endpoint: Endpoint,
-        translator: Translator,
-        signer: Signer | None = None,
-        outbox: Outbox | None = None,
-        dialect: Dialect | None = None,
+        self, endpoint: Endpoint, translator: Translator, signer: Signer | None = None, outbox: Outbox | None = None
     ) -> None:
-        super().__init__(endpoint, dialect, outbox)
+        super().__init__(endpoint, outbox=outbox)
         self._translator = translator
         self._signer = signer
         self._origin = endpoint.url.rstrip("/")
