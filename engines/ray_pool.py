@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import http.server
 import json
 import logging
 import re
@@ -90,7 +91,12 @@ class RayPool:
         self._not_before_s = 0.0
         self.stopped = threading.Event()
 
+    @property
+    def serves(self) -> bool:
+        return bool(self._written)
+
     def run(self) -> None:
+        """Until `stopped` is set, and the engines have been told to end."""
         try:
             while not self.stopped.is_set():
                 self.turn(time.monotonic())
@@ -187,6 +193,22 @@ class RayPool:
         self._written = urls
 
 
+def answer_health(pool: RayPool, port: int) -> None:
+    """Answer GET with 200 while the pool serves and with 503 while it does not, in a thread."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802 - the name is http.server's
+            self.send_response(200 if pool.serves else 503)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - so is this one's
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
 def _fetched(url: str) -> bytes | None:
     """The body of a 2xx, or None."""
     try:
@@ -220,6 +242,7 @@ def _pair(text: str) -> tuple[str, str]:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m engines.ray_pool", description=__doc__)
     parser.add_argument("--urls-file", type=Path, required=True, help="where the URLs are written, as a JSON list")
+    parser.add_argument("--port", type=int, help="answers /health on 127.0.0.1: 200 as soon as a replica serves")
     parser.add_argument("--address", default="auto", help="of the Ray cluster; `local` starts one of its own")
     parser.add_argument("--min", type=int, default=1)
     parser.add_argument("--max", type=int, default=1)
@@ -257,6 +280,8 @@ def main(argv: Sequence[str]) -> int:
     where = None if options.address == "local" else options.address
     ray.init(address=where, include_dashboard=False, configure_logging=False, log_to_driver=False)
     pool = RayPool(ray, options)
+    if options.port is not None:
+        answer_health(pool, options.port)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: pool.stopped.set())
     pool.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from engines.commands import free_port
 from engines.models import cache_folder
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +85,17 @@ async def test_replicas_come_with_the_load_and_go_after_it(python_with_ray: Path
         await engines.has(2)
         await asyncio.gather(*streams)
         assert await engines.has(1) == {first}
+
+
+async def test_it_is_ready_as_soon_as_a_replica_serves(python_with_ray: Path, tmp_path: Path) -> None:
+    port = free_port()
+    async with pool(python_with_ray, tmp_path, "--port", str(port)) as engines:
+        async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as client:
+            answers = set()
+            while 200 not in answers:
+                with contextlib.suppress(httpx.ConnectError):
+                    answers.add((await client.get(f"http://127.0.0.1:{port}/health")).status_code)
+        assert len(engines.urls) == 1
 
 
 async def test_an_engine_that_dies_is_replaced(python_with_ray: Path, tmp_path: Path) -> None:
