@@ -8,6 +8,13 @@ import msgspec
 
 from engines.adapter import CannotSay
 
+ABSENT = msgspec.Raw(b"")
+
+
+def given(raw: msgspec.Raw) -> bool:
+    """Whether a field was in the body, and not null."""
+    return bytes(raw) not in (b"", b"null")
+
 
 class ImageUrl(msgspec.Struct):
     url: str
@@ -42,7 +49,7 @@ class ChatMessage(msgspec.Struct):
 class Function(msgspec.Struct):
     name: str
     description: str | None = None
-    parameters: msgspec.Raw | None = None
+    parameters: msgspec.Raw = ABSENT
     strict: bool | None = None
 
 
@@ -63,7 +70,7 @@ class NamedTool(msgspec.Struct):
 class JsonSchema(msgspec.Struct):
     name: str | None = None
     description: str | None = None
-    schema: msgspec.Raw | None = None
+    schema: msgspec.Raw = ABSENT
 
 
 class ResponseFormat(msgspec.Struct):
@@ -97,7 +104,7 @@ class ChatBody(msgspec.Struct):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     modalities: list[str] | None = None
-    functions: msgspec.Raw | None = None
+    functions: msgspec.Raw = ABSENT
     additional_fields: msgspec.Raw | msgspec.UnsetType = msgspec.field(
         default=msgspec.UNSET, name="additionalModelRequestFields"
     )

@@ -22,7 +22,7 @@ _SERVER_TOOL = "server_tool_use"
 
 
 class _Answer(msgspec.Struct, rename="camel"):
-    pass
+    """What Converse says; fields that are not named here are not read."""
 
 
 class _ReasoningText(_Answer):
@@ -104,8 +104,8 @@ class _Event(_Answer):
     """The payload of every event; which fields are set depends on its type."""
 
     content_block_index: int = 0
-    start: _Start = _Start()
-    delta: _Delta = _Delta()
+    start: _Start = msgspec.field(default_factory=_Start)
+    delta: _Delta = msgspec.field(default_factory=_Delta)
     stop_reason: str = "end_turn"
     usage: _Usage | None = None
 

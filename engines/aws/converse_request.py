@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from engines.adapter import CannotSay
-from engines.aws.chat import ChatBody, ChatMessage, NamedTool, Part, ResponseFormat, Tool
+from engines.aws.chat import ChatBody, ChatMessage, NamedTool, Part, ResponseFormat, Tool, given
 
 _IMAGES = {"image/png": "png", "image/jpeg": "jpeg", "image/jpg": "jpeg", "image/gif": "gif", "image/webp": "webp"}
 _NO_PARAMETERS = msgspec.Raw(b'{"type":"object","properties":{}}')
@@ -154,7 +154,7 @@ def _refuse(chat: ChatBody) -> None:
         "presence_penalty": chat.presence_penalty,
         "frequency_penalty": chat.frequency_penalty,
         "modalities": set(chat.modalities or ()) - {"text"},
-        "functions": chat.functions,
+        "functions": given(chat.functions),
         "parallel_tool_calls": chat.parallel_tool_calls is False and chat.tools,
     }
     for name, wanted in asked.items():
@@ -163,11 +163,11 @@ def _refuse(chat: ChatBody) -> None:
             raise CannotSay(f"{message} `additionalModelRequestFields`.", param=name)
 
 
-def _conversation(given: list[ChatMessage]) -> tuple[list[_Block], list[_Message]]:
+def _conversation(told: list[ChatMessage]) -> tuple[list[_Block], list[_Message]]:
     """System text apart, and turns that alternate: a model gets all results of its tools in one."""
     system: list[_Block] = []
     messages: list[_Message] = []
-    for message in given:
+    for message in told:
         if message.role in ("system", "developer"):
             system += _blocks(message, images=False)
             continue
@@ -261,7 +261,7 @@ def _tool(tool: Tool) -> _Tool:
     function = tool.function
     if tool.type != "function" or function is None:
         raise CannotSay(f"Bedrock Converse takes functions as tools, not {tool.type[:64]!r}.", param="tools")
-    schema = _InputSchema(function.parameters if function.parameters is not None else _NO_PARAMETERS)
+    schema = _InputSchema(function.parameters if given(function.parameters) else _NO_PARAMETERS)
     return _Tool(_ToolSpec(function.name, schema, function.description or None, function.strict))
 
 
@@ -288,7 +288,7 @@ def _output(wanted: ResponseFormat | None, effort: str | None) -> _OutputConfig 
 
 def _text_format(wanted: ResponseFormat) -> _TextFormat:
     schema = wanted.json_schema
-    if wanted.type != "json_schema" or schema is None or schema.schema is None:
+    if wanted.type != "json_schema" or schema is None or not given(schema.schema):
         message = f"Bedrock Converse does not offer the `response_format` {wanted.type[:64]!r}; give a `json_schema`."
         raise CannotSay(message, param="response_format")
     text = _SchemaText(bytes(schema.schema).decode(), schema.name, schema.description)

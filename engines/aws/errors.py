@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -33,6 +34,9 @@ _STATUS = {
 }
 """By the error's name in lower case, less `Exception` or `Error` at its end where the services disagree on it."""
 
+_NO_ENDPOINT = re.compile(r"Endpoint \S+ of account \S+ not found")
+"""SageMaker calls it a validation error."""
+
 
 class _Body(msgspec.Struct):
     message: str | None = None
@@ -60,8 +64,8 @@ def refusal(status: int, headers: Mapping[bytes, bytes], body: bytes) -> tuple[i
     told = _read(body)
     name = headers.get(b"x-amzn-errortype", b"").decode("latin-1").partition(":")[0]
     name = name or (told.type or "").rpartition("#")[2]
-    status = status_of(name, status)
     message = told.text or name or f"status {status}"
+    status = 404 if _NO_ENDPOINT.match(message) else status_of(name, status)
     if status == 404 and "model" not in message.lower():
         message = f"model not found: {message}"
     return status, error_body(message, kind=_kind(status))

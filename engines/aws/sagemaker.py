@@ -60,16 +60,10 @@ class _Invocation:
         try:
             told = msgspec.json.decode(body, type=_ModelError)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return _of_endpoint(status, headers, body)
+            return refusal(status, headers, body)
         if told.original_status_code < 400:
-            return _of_endpoint(status, headers, body)
+            return refusal(status, headers, body)
         return told.original_status_code, told.original_message.encode()
-
-
-def _of_endpoint(status: int, headers: Mapping[bytes, bytes], body: bytes) -> tuple[int, bytes]:
-    status, told = refusal(status, headers, body)
-    # What the service calls a validation error: "Endpoint x of account y not found."
-    return (404, told) if status == 400 and b"not found" in told and b"ndpoint" in told else (status, told)
 
 
 class PayloadReader:
