@@ -197,7 +197,7 @@ def answer_health(pool: RayPool, port: int) -> None:
     """Answer GET with 200 while the pool serves and with 503 while it does not, in a thread."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the name is http.server's
+        def do_GET(self) -> None:
             self.send_response(200 if pool.serves else 503)
             self.send_header("content-length", "0")
             self.end_headers()
