@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import ssl
 import time
@@ -15,9 +16,12 @@ from gateway.admission import LocalLedger
 from gateway.api.openapi import Status
 from gateway.api.routes import ApiState, create_api
 from gateway.catalog import Catalog, build_pools
+from gateway.classifier import Classifier
 from gateway.clock import Clock, RealClock
-from gateway.config import Config, Pool
+from gateway.config import Config
+from gateway.config import Pool as PoolOptions
 from gateway.config.secrets import secrets_of
+from gateway.discovery import discovery_of
 from gateway.dispatch import Dispatcher
 from gateway.engine_kinds import make_engine
 from gateway.http.asgi import AsgiHandler
@@ -26,15 +30,23 @@ from gateway.http.server import SWEEP_S, HttpConnection
 from gateway.http.state import ServerState
 from gateway.identity import KeyRing
 from gateway.pipeline import Pipeline
+from gateway.pool_keeper import MakeReplica, PoolKeeper
+from gateway.pool_report import PoolList, report
+from gateway.pools import Pool
 from gateway.process.board import Turn
 from gateway.process.listener import Acceptor
 from gateway.reception import Reception
 from gateway.replicas import Replica
+from gateway.residency import Residency
 from gateway.routes import Routes
 from gateway.telemetry import Exposition, Redactor, Telemetry, merge, render, series
+from gateway.warm_up import WarmUpCall, engine_models
 
 Metrics = Callable[[str], Awaitable[Exposition]]
+Pools = Callable[[], Awaitable[PoolList]]
 
+SETTLE_S = 10.0
+"""Longest that the first answers of what pools are found by, and the first warm-ups, may delay the first request."""
 LAST_GRACE_S = 0.2
 """For the request of a connection that was taken at the very end of accepting."""
 
@@ -43,27 +55,40 @@ class Gateway:
     """One worker's gateway.
 
     metrics: where `/metrics` gets its text; by default from this worker alone.
+    pools:   where `/admin/pools` gets its answer; by default from this worker alone.
 
     Raises:
         OSError: the access log, a certificate or a CA file cannot be opened.
     """
 
-    def __init__(self, config: Config, *, worker_id: int = 0, metrics: Metrics | None = None) -> None:
-        clock: Clock = RealClock()
+    def __init__(
+        self, config: Config, *, worker_id: int = 0, metrics: Metrics | None = None, pools: Pools | None = None
+    ) -> None:
+        clock = self._clock = RealClock()
         rng = random.Random()  # noqa: S311 - spreads load, guards nothing
         self.config = config
+        self.worker_id = worker_id
         names = list(config.deployments)
         self.telemetry = Telemetry(
             config.telemetry, worker_id=worker_id, deployments=names, redactor=Redactor(secrets_of(config))
         )
         outbox = Outbox()
-        self.pools = build_pools(config, lambda pool, name, url: _replica(config.pools[pool], pool, name, url, outbox))
+
+        def make(pool: str, name: str, url: str) -> Replica:
+            return _replica(config.pools[pool], pool, name, url, outbox)
+
+        self.pools = build_pools(config, make)
+        self.keepers = [_keeper(pool, config, make, clock, rng) for pool in self.pools.values()]
         catalog = Catalog(config, self.pools, rng)
         identity = KeyRing(config.auth)
         cache = config.cache
         self.ledger = LocalLedger()
+        residency = Residency(config)
+        self._classifier = Classifier(config.residency, residency) if config.residency.classifier else None
         self.pipeline = Pipeline(
             identity=identity,
+            residency=residency,
+            classifier=self._classifier,
             catalog=catalog,
             ledger=self.ledger,
             cache=ExactCache(cache.max_bytes, cache.ttl_s, clock.monotonic) if cache.enabled else None,
@@ -73,7 +98,15 @@ class Gateway:
             keepalive_s=config.server.sse_keepalive_s,
         )
         self._tls = _server_tls(config)
-        state = ApiState(identity, catalog, clock, int(_wall_s()), metrics or self._own_metrics, self._status)
+        state = ApiState(
+            identity,
+            catalog,
+            clock,
+            int(_wall_s()),
+            metrics or self._own_metrics,
+            self._status,
+            pools or self._own_pools,
+        )
         api = AsgiHandler(create_api(state), "https" if self._tls else "http")
         cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
         routes = Routes(Reception(self.telemetry, clock), self.pipeline, api, cors)
@@ -87,11 +120,21 @@ class Gateway:
 
     @property
     def replicas(self) -> list[Replica]:
-        return [replica for pool in self.pools.values() for replica in pool.replicas]
+        """All whose engines are open, those that drain among them."""
+        return [replica for pool in self.pools.values() for replica in pool.everyone]
 
     async def start(self, sock: socket, turn: Turn | None = None) -> None:
-        """Accept connections on a bound socket; `turn`: it is shared with other workers."""
+        """Accept connections on a bound socket, once it is known where the pools' replicas are.
+
+        turn: the socket is shared with other workers.
+        """
         loop = asyncio.get_running_loop()
+        for keeper in self.keepers:
+            keeper.start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_S):
+                for keeper in self.keepers:
+                    await keeper.settled()
         self._sweep(loop)
         opened = self.server.open
         self._acceptor = Acceptor(sock, lambda: HttpConnection(self.server), self._tls, lambda: len(opened), turn)
@@ -134,9 +177,18 @@ class Gateway:
         if self._sweeper is not None:
             self._sweeper.cancel()
         await self.cut_off()
-        for replica in self.replicas:
-            await replica.engine.aclose()
+        for keeper in self.keepers:
+            await keeper.aclose()
+        if self._classifier is not None:
+            self._classifier.close()
         await self.telemetry.aclose()
+
+    def pool_report(self) -> PoolList:
+        """What this worker sees of the pools."""
+        return report(self.keepers, self.worker_id, self._clock.monotonic(), self.telemetry.redactor.text)
+
+    async def _own_pools(self) -> PoolList:
+        return self.pool_report()
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self.server.sweep(loop.time())
@@ -156,9 +208,18 @@ class Gateway:
         return [((r.pool, r.name), float(r.in_flight)) for r in self.replicas]
 
 
-def _replica(options: Pool, pool: str, name: str, url: str, outbox: Outbox) -> Replica:
+def _replica(options: PoolOptions, pool: str, name: str, url: str, outbox: Outbox) -> Replica:
     engine = make_engine(options.engine, name, url, outbox)
-    return Replica(name, pool, options.site, options.engine.kind, engine, options.max_in_flight)
+    return Replica(name, pool, options.site, options.engine.kind, engine, options.max_in_flight, url=url)
+
+
+def _keeper(pool: Pool, config: Config, make: MakeReplica, clock: Clock, rng: random.Random) -> PoolKeeper:
+    options = config.pools[pool.name]
+    warm_up = None
+    if options.warm_up is not None:
+        warm_up = WarmUpCall(options.warm_up, next(iter(engine_models(config, pool.name)), pool.name))
+    discovery = discovery_of(options, clock)
+    return PoolKeeper(pool, options, make, clock=clock, rng=rng, discovery=discovery, warm_up=warm_up)
 
 
 def _server_tls(config: Config) -> ssl.SSLContext | None:

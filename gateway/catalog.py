@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engines.base import Timeouts
 from gateway.config import Config
+from gateway.config import Deployment as Options
 from gateway.errors import Forbidden, NotFound
+from gateway.hedge import Hedging
 from gateway.identity import Caller
 from gateway.pools import Pool
 from gateway.replicas import Replica
+from gateway.residency import Clearance
+from gateway.shares import Share
 from router.policies import POLICIES
 from router.types import Policy
 
@@ -33,20 +37,46 @@ class Variant:
             return pools[0].replicas
         return tuple(replica for pool in pools for replica in pool.replicas)
 
+    def admits(self, clearance: Clearance) -> bool:
+        """Whether any of its pools may see the call."""
+        return any(clearance.admits(pool.name) for pool in self.pools)
+
+
+RETRY_RESERVE = 10.0
+"""Retries that a deployment has at hand in a worker, however few requests it gets."""
+
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
+    """A model name that callers ask for.
+
+    fallbacks: by reason, who answers in its place; filled when every deployment is known.
+    retries:   what bounds its retries.
+    """
+
     name: str
     variants: tuple[Variant, ...]
     policy: Policy
     timeouts: Timeouts
     attempts: int
+    retries: Share = field(default_factory=lambda: Share(0.1, RETRY_RESERVE))
+    hedging: Hedging | None = None
+    fallbacks: dict[str, tuple[Deployment, ...]] = field(default_factory=dict)
 
-    def draw_variant(self, rng: random.Random) -> Variant:
-        """A variant by weight."""
-        if len(self.variants) == 1:
-            return self.variants[0]
-        return rng.choices(self.variants, [v.weight for v in self.variants])[0]
+    def draw_variant(self, rng: random.Random, clearance: Clearance) -> Variant | None:
+        """A variant by weight, of those that may see the call; None: there is none."""
+        variants = self.variants
+        if clearance.pools is not None:
+            variants = tuple(v for v in variants if v.weight and v.admits(clearance))
+            if not variants:
+                return None
+        if len(variants) == 1:
+            return variants[0]
+        return rng.choices(variants, [v.weight for v in variants])[0]
+
+    def admits(self, clearance: Clearance) -> bool:
+        """Whether any replica may ever see the call."""
+        return clearance.pools is None or any(v.weight and v.admits(clearance) for v in self.variants)
 
 
 class Catalog:
@@ -54,21 +84,15 @@ class Catalog:
         self._by_name: dict[str, Deployment] = {}
         self.deployments: list[Deployment] = []
         for name, options in config.deployments.items():
-            limits = options.timeouts
-            variants = tuple(
-                Variant(key, v.model or name, v.weight, tuple(pools[pool] for pool in v.pools))
-                for key, v in options.variants.items()
-            )
-            deployment = Deployment(
-                name=name,
-                variants=variants,
-                policy=POLICIES[options.policy](rng),
-                timeouts=Timeouts(limits.connect_s, limits.ttft_s, limits.idle_s, limits.total_s),
-                attempts=options.attempts,
-            )
+            deployment = _deployment(name, options, pools, rng)
             self.deployments.append(deployment)
             for known_as in (name, *options.aliases):
                 self._by_name[known_as] = deployment
+        for deployment in self.deployments:
+            fallbacks = config.deployments[deployment.name].fallbacks
+            for reason, names in fallbacks:
+                if names:
+                    deployment.fallbacks[reason] = tuple(self._by_name[one] for one in names)
 
     def resolve(self, model: str, caller: Caller) -> Deployment:
         """The deployment that `model` names, if the caller may use it.
@@ -88,6 +112,23 @@ class Catalog:
 
     def visible(self, caller: Caller) -> list[Deployment]:
         return [d for d in self.deployments if caller.may_call(d.name)]
+
+
+def _deployment(name: str, options: Options, pools: Mapping[str, Pool], rng: random.Random) -> Deployment:
+    limits, hedge = options.timeouts, options.hedge
+    variants = tuple(
+        Variant(key, v.model or name, v.weight, tuple(pools[pool] for pool in v.pools))
+        for key, v in options.variants.items()
+    )
+    return Deployment(
+        name=name,
+        variants=variants,
+        policy=POLICIES[options.policy](rng),
+        timeouts=Timeouts(limits.connect_s, limits.ttft_s, limits.idle_s, limits.total_s),
+        attempts=options.attempts,
+        retries=Share(options.retry_share, RETRY_RESERVE if options.retry_share else 0.0),
+        hedging=None if hedge is None else Hedging(None if hedge.after == "p95" else hedge.after, hedge.max_share),
+    )
 
 
 def build_pools(config: Config, replica_for: Callable[[str, str, str], Replica]) -> dict[str, Pool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Awaitable, Callable
 
@@ -10,16 +11,25 @@ import msgspec
 from engines.base import EngineError, EngineRequest, EngineResponse, EngineTimeout, Timeouts
 from gateway.catalog import Deployment, Variant
 from gateway.clock import Clock
-from gateway.errors import ApiError, NoHealthyBackend, Overloaded, UpstreamTimeout
+from gateway.errors import ApiError, Forbidden, NoHealthyBackend, Overloaded, UpstreamTimeout
+from gateway.race import Race, judge
 from gateway.record import Record
-from gateway.replicas import Lease, Replica
+from gateway.replicas import Replica, admitted
+from gateway.residency import Clearance
 from gateway.telemetry import Telemetry
-from gateway.upstream import Outcome, Rejection, from_engine_error
+from gateway.upstream import Outcome, Reason, Rejection, from_engine_error
+from gateway.waking import sleeper
 from gateway.wire import Call, body_for
 from router.types import Features
 
+logger = logging.getLogger(__name__)
+
 Deliver = Callable[[EngineResponse], Awaitable[Outcome]]
 """Takes an engine's answer to the client. Raises only while nothing has been sent, so that another may be tried."""
+MAX_REST_S = 60.0
+"""An engine that asks to be left alone for longer is asked again after this."""
+BUSY_S = 0.25
+"""A full engine that says nothing of waiting is asked last for this long: it refuses fast, which looks like speed."""
 
 
 class Dispatcher:
@@ -29,55 +39,149 @@ class Dispatcher:
         self._clock = clock
         self._rng = rng
         self._telemetry = telemetry
+        self._busy_until_s = 0.0
+        """Until when some replica is to be asked last."""
 
-    async def run(self, deployment: Deployment, call: Call, headers: bytes, record: Record, deliver: Deliver) -> None:
+    async def run(
+        self,
+        deployment: Deployment,
+        call: Call,
+        clearance: Clearance,
+        headers: bytes,
+        record: Record,
+        deliver: Deliver,
+    ) -> None:
         """Returns when the answer, whole or broken off, is with the client.
 
         Raises:
             ApiError: no replica gave an answer, and nothing was sent to the client.
         """
-        variant = deployment.draw_variant(self._rng)
-        record.variant = variant.name
-        record.engine_model = variant.engine_model
-        request = EngineRequest(call.operation, body_for(call, variant.engine_model), call.stream, headers)
-        budget = _Budget(deployment, self._clock)
-        tried: set[Replica] = set()
-        failure: ApiError | None = None
-        while budget.attempts_left:
-            replica = self._choose(deployment, variant, tried, call)
+        errand = _Errand(deployment, call, clearance, headers, self._clock.monotonic())
+        self._begin(errand, deployment, record)
+        while True:
+            replica = self._next(errand, record)
             if replica is None:
+                if await self._awake(errand) or self._fall_back(errand, record):
+                    continue
                 break
-            tried.add(replica)
             try:
-                await self._attempt(replica, request, budget.spend(), record, deliver)
+                await self._attempt(replica, errand, record, deliver)
                 return
             except Rejection as rejected:
                 rejected.__traceback__ = None  # it leads to who holds the exception: a cycle
-                failure = rejected.error
-                if rejected.outcome is Outcome.FINE:
-                    break
+                errand.failed(rejected.error, rejected.reason, final=rejected.outcome is Outcome.FINE)
             except EngineError as error:
                 error.__traceback__ = None
-                failure = from_engine_error(error)
-                if isinstance(error, EngineTimeout) and error.phase != "connect":
-                    break
+                waited = isinstance(error, EngineTimeout) and error.phase != "connect"
+                errand.failed(from_engine_error(error), Reason.ERROR, final=waited)
         try:
-            raise failure or self._nobody(variant)
+            raise self._answer(errand)
         finally:
-            failure = None  # as above
+            errand.failure = errand.first = None  # as above
 
-    async def _attempt(
-        self, replica: Replica, request: EngineRequest, limits: Timeouts, record: Record, deliver: Deliver
-    ) -> None:
+    def _begin(self, errand: _Errand, deployment: Deployment, record: Record) -> None:
+        """From now on it is `deployment` that is asked."""
+        variant = deployment.draw_variant(self._rng, errand.clearance)
+        if variant is None:
+            raise not_allowed(deployment, errand.clearance)
+        call, engine_model = errand.call, variant.engine_model
+        record.variant, record.engine_model = variant.name, engine_model
+        errand.deployment, errand.variant = deployment, variant
+        errand.request = EngineRequest(call.operation, body_for(call, engine_model), call.stream, errand.headers)
+        deployment.retries.earn()
+        if deployment.hedging is not None:
+            deployment.hedging.share.earn()
+
+    def _next(self, errand: _Errand, record: Record) -> Replica | None:
+        """Whom to ask next; None: this deployment has had its chance, and `errand.failure` says why."""
+        if errand.failure is None:
+            replica = self._choose(errand)
+            if replica is None:
+                self._nobody(errand)
+            return replica
+        if errand.final or errand.attempts_left <= errand.reserved:
+            return None
+        replica = self._choose(errand)
+        if replica is None and errand.reason is Reason.OVERLOADED:
+            errand.shorten_wait(self._clock.monotonic())
+        if replica is not None and not self._may_retry(errand, record):
+            return None
+        return replica
+
+    def _may_retry(self, errand: _Errand, record: Record) -> bool:
+        name, retries = errand.deployment.name, errand.deployment.retries
+        allowed = retries.spend(self._clock.monotonic())
+        self._telemetry.retry(name, allowed=allowed)
+        if not allowed:
+            record.retry_denied = True
+            if not retries.warned:
+                retries.warned = True
+                logger.warning(
+                    "deployment %s: retries are over their share of %g of the requests (retry_share); "
+                    "until that changes the first failure is the answer",
+                    name,
+                    retries.share,
+                )
+        return allowed
+
+    async def _awake(self, errand: _Errand) -> bool:
+        """Whether a pool that slept has been woken, so that its replicas are to be asked. A fallback need not wait."""
+        clearance = errand.clearance
+        waker = sleeper((p for p in errand.variant.pools if clearance.admits(p.name)), errand.failure)
+        if waker is None:
+            return False
+        if errand.deployment.fallbacks.get(errand.reason):
+            waker.nudge()
+            return False
+        now_s = self._clock.monotonic()
+        errand.wake_by_s = errand.wake_by_s or now_s + waker.wait_s
+        if now_s >= errand.wake_by_s:
+            return False
+        try:
+            await waker.hold(errand.wake_by_s)
+        except ApiError as error:
+            errand.failed(error.with_traceback(None), Reason.ERROR, final=True)
+            return False
+        errand.ask_again()
+        return True
+
+    def _fall_back(self, errand: _Errand, record: Record) -> bool:
+        """Whether there is another deployment to ask; if so it is the one that is asked now."""
+        left = errand.deployment.fallbacks.get(errand.reason, ())
+        if errand.reason is Reason.REQUEST or not (left or errand.queue) or not errand.attempts_left:
+            return False
+        queue = [*left, *errand.queue]
+        errand.seen.append(errand.deployment)
+        while queue:
+            deployment = queue.pop(0)
+            if deployment in errand.seen or not deployment.admits(errand.clearance):
+                continue
+            asked = errand.seen[0].name
+            self._telemetry.fallback(asked, deployment.name, errand.reason)
+            record.fallback, record.fallback_reason = deployment.name, errand.reason
+            errand.move_on(queue)
+            self._begin(errand, deployment, record)
+            return True
+        return False
+
+    async def _attempt(self, replica: Replica, errand: _Errand, record: Record, deliver: Deliver) -> None:
+        errand.tried.add(replica)
+        started_s = self._clock.monotonic()
+        limits = errand.spend(started_s)
+        hedging = errand.deployment.hedging
+        if hedging is not None:
+            delay_s = hedging.delay_s(stream=errand.call.stream)
+            if delay_s is not None:
+                await self._race(errand, record, deliver).run(replica, limits, delay_s)
+                return
         record.attempts += 1
         record.pool, record.replica, record.engine_kind = replica.pool, replica.name, replica.kind
         outcome = Outcome.ABANDONED
-        started_s = self._clock.monotonic()
         answered_s = 0.0
         lease = replica.lease()
         try:
             with lease:
-                response = await replica.engine.send(request, limits)
+                response = await replica.engine.send(errand.request, limits)
                 try:
                     if response.status == 200:
                         replica.breaker.answered(probe=lease.probe)
@@ -87,63 +191,198 @@ class Dispatcher:
                     response.abort()
         except Rejection as rejected:
             outcome = rejected.outcome
+            if outcome is Outcome.BROKEN:
+                replica.last_error = rejected.error.message
+            self._rest(replica, rejected)
             raise
-        except EngineError:
+        except EngineError as error:
             outcome = Outcome.BROKEN
+            replica.last_error = str(error)
             raise
         finally:
             now_s = self._clock.monotonic()
             record.upstream_s += (answered_s or now_s) - started_s
-            _judge(lease, outcome, now_s)
+            judge(lease, outcome, now_s)
             self._telemetry.attempt(replica.pool, replica.name, outcome)
+        if hedging is not None:
+            hedging.learn((record.first_token_s or answered_s) - started_s, stream=errand.call.stream)
 
-    def _choose(self, deployment: Deployment, variant: Variant, tried: set[Replica], call: Call) -> Replica | None:
+    def _race(self, errand: _Errand, record: Record, deliver: Deliver) -> Race:
+        def second() -> tuple[Replica, Timeouts] | None:
+            hedging = errand.deployment.hedging
+            replica = self._choose(errand) if errand.attempts_left else None
+            now_s = self._clock.monotonic()
+            if replica is None or hedging is None or not hedging.share.spend(now_s):
+                return None
+            errand.tried.add(replica)
+            return replica, errand.spend(now_s)
+
+        return Race(
+            self._clock, self._telemetry, errand.deployment, errand.request, record, deliver, second, self._rest
+        )
+
+    def _choose(self, errand: _Errand) -> Replica | None:
         now_s = self._clock.monotonic()
-        eligible = [r for r in variant.replicas if r not in tried and not r.full and r.breaker.allows(now_s)]
+        tried = errand.tried
+        eligible = [
+            r
+            for r in errand.replicas
+            if r.rests_until_s <= now_s and r not in tried and not r.full and r.breaker.allows(now_s)
+        ]
         if not eligible:
             return None
-        return eligible[deployment.policy.choose(Features(len(call.body)), eligible)]
+        if now_s < self._busy_until_s:
+            eligible = [r for r in eligible if r.busy_until_s <= now_s] or eligible
+        eligible = admitted(eligible, now_s, self._rng)
+        return eligible[errand.deployment.policy.choose(Features(len(errand.call.body)), eligible)]
 
-    def _nobody(self, variant: Variant) -> ApiError:
+    def _rest(self, replica: Replica, rejected: Rejection) -> None:
+        """A full replica is not asked again for as long as it said, and last if it said nothing."""
+        if rejected.outcome is not Outcome.FULL:
+            return
         now_s = self._clock.monotonic()
-        waits = [r.breaker.retry_after_s(now_s) for r in variant.replicas]
-        if any(r.full and r.breaker.allows(now_s) for r in variant.replicas):
-            message = f"Every replica of {variant.name!r} is at its `max_in_flight`."
-            return Overloaded(message)
-        message = f"No replica of {variant.name!r} is healthy; {len(variant.replicas)} are configured."
-        return NoHealthyBackend(message, retry_after_s=max(1.0, min(waits, default=1.0)))
+        if rejected.wait_s:
+            replica.rests_until_s = now_s + min(rejected.wait_s, MAX_REST_S)
+        else:
+            replica.busy_until_s = self._busy_until_s = now_s + BUSY_S
+
+    def _nobody(self, errand: _Errand) -> None:
+        """Say why no replica of the variant may be asked."""
+        now_s = self._clock.monotonic()
+        name, replicas = errand.variant.name, errand.replicas
+        well = [r for r in replicas if r.breaker.allows(now_s)]
+        if well:
+            wait_s = min(r.rests_until_s - now_s if r.rests_until_s > now_s else 1.0 for r in well)
+            reason = "asked to be left alone" if all(r.rests_until_s > now_s for r in well) else _AT_LIMIT
+            error: ApiError = Overloaded(f"Every replica of {name!r} {reason}.", retry_after_s=wait_s)
+            errand.failed(error, Reason.OVERLOADED, final=True)
+            return
+        wait_s = max(1.0, min((r.breaker.retry_after_s(now_s) for r in replicas), default=1.0))
+        message = f"No replica of {name!r} is healthy; {len(replicas)} are configured."
+        errand.failed(NoHealthyBackend(message, retry_after_s=wait_s), Reason.ERROR, final=True)
+
+    def _answer(self, errand: _Errand) -> ApiError:
+        """That of the deployment asked for, unless another one found fault with the request itself."""
+        error = errand.failure if errand.reason is Reason.REQUEST else errand.first or errand.failure
+        assert error is not None
+        return error
 
 
-def _judge(lease: Lease, outcome: Outcome, now_s: float) -> None:
-    breaker = lease.replica.breaker
-    if outcome is Outcome.FINE:
-        breaker.succeeded()
-    elif outcome is Outcome.BROKEN:
-        breaker.failed(now_s, probe=lease.probe)
-    else:
-        breaker.abandoned(probe=lease.probe)
+_AT_LIMIT = "is at its `max_in_flight`"
 
 
-class _Budget:
-    """What is left of a request's attempts and time."""
+def not_allowed(deployment: Deployment, clearance: Clearance) -> ApiError:
+    """The refusal of a call that no replica of the deployment may see."""
+    message = (
+        f"No pool of {deployment.name!r} may get requests of the class {clearance.name!r}; see `residency.sites` and "
+        "`residency.labels`."
+    )
+    return Forbidden(message, code="residency_violation")
 
-    def __init__(self, deployment: Deployment, clock: Clock) -> None:
-        self._clock = clock
-        self._limits = deployment.timeouts
-        self._started_s = clock.monotonic()
+
+class _Errand:
+    """One call on its way: what is left of its attempts and time, who is asked and who was.
+
+    failure: why the deployment that is asked now has not answered; first: why the one that the caller named has not.
+    final:   nobody else of this deployment is to be asked.
+    queue:   deployments still to be asked; seen: those that were.
+    wake_by_s: until when it waits for a pool that sleeps; 0.0: it has met none.
+    """
+
+    __slots__ = (
+        "attempts_left",
+        "call",
+        "clearance",
+        "deployment",
+        "failure",
+        "final",
+        "first",
+        "headers",
+        "queue",
+        "reason",
+        "request",
+        "seen",
+        "started_s",
+        "total_s",
+        "tried",
+        "variant",
+        "wake_by_s",
+    )
+
+    request: EngineRequest
+    variant: Variant
+
+    def __init__(
+        self, deployment: Deployment, call: Call, clearance: Clearance, headers: bytes, started_s: float
+    ) -> None:
+        self.deployment = deployment
+        self.call = call
+        self.clearance = clearance
+        self.headers = headers
+        self.started_s = started_s
         self.attempts_left = deployment.attempts
+        self.total_s = deployment.timeouts.total_s
+        self.tried: set[Replica] = set()
+        self.failure: ApiError | None = None
+        self.first: ApiError | None = None
+        self.reason = Reason.ERROR
+        self.final = False
+        self.queue: list[Deployment] = []
+        self.seen: list[Deployment] = []
+        self.wake_by_s = 0.0
 
-    def spend(self) -> Timeouts:
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """Those that may see the call. No other is ever asked."""
+        replicas, clearance = self.variant.replicas, self.clearance
+        if clearance.pools is None:
+            return replicas
+        return tuple(r for r in replicas if clearance.admits(r.pool))
+
+    @property
+    def reserved(self) -> int:
+        """Attempts that are kept for a fallback."""
+        return 1 if self.queue or self.deployment.fallbacks.get(self.reason) else 0
+
+    def failed(self, error: ApiError, reason: Reason, *, final: bool) -> None:
+        before = self.failure.retry_after_s if self.failure is not None else None
+        if before is not None and error.retry_after_s is not None:
+            error.retry_after_s = min(error.retry_after_s, before)
+        self.failure, self.reason, self.final = error, reason, final
+
+    def shorten_wait(self, now_s: float) -> None:
+        """Every replica has asked for time: the caller is told of the shortest wait, also of those not asked now."""
+        error = self.failure
+        if error is not None and error.retry_after_s is not None:
+            rests = [r.rests_until_s - now_s for r in self.replicas if r not in self.tried]
+            error.retry_after_s = min([error.retry_after_s, *(rest_s for rest_s in rests if rest_s > 0)])
+
+    def ask_again(self) -> None:
+        """Whoever could not be reached before."""
+        self.failure, self.final = None, False
+        self.tried.clear()
+        self.attempts_left = max(1, self.attempts_left)
+
+    def move_on(self, queue: list[Deployment]) -> None:
+        """To another deployment. What another model may say otherwise, its replicas are asked even if they were."""
+        self.first = self.first or self.failure
+        self.failure = None
+        if self.reason is Reason.CONTEXT_LENGTH or self.reason is Reason.POLICY:
+            self.tried.clear()
+        self.final = False
+        self.queue = queue
+
+    def spend(self, now_s: float) -> Timeouts:
         """Take one attempt; its time limits.
 
         Raises:
             UpstreamTimeout: the whole request's time is up.
         """
         self.attempts_left -= 1
-        spent_s = self._clock.monotonic() - self._started_s
-        total_s = self._limits.total_s
-        if total_s is None or spent_s < 0.001:
-            return self._limits
+        limits, total_s = self.deployment.timeouts, self.total_s
+        spent_s = now_s - self.started_s
+        if total_s is None or (spent_s < 0.001 and not self.seen):
+            return limits
         if spent_s >= total_s:
             raise UpstreamTimeout(f"No answer within total timeout of {total_s:g} s.", code="total_timeout")
-        return msgspec.structs.replace(self._limits, total_s=total_s - spent_s)
+        return msgspec.structs.replace(limits, total_s=total_s - spent_s)

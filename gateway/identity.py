@@ -16,18 +16,22 @@ class Caller:
 
     deployments: names it may call; None: all of them.
     max_parallel: requests in flight at once; None: no limit.
+    sensitivity: class of its requests; empty: the default.
+    admin: whether it may see how the gateway itself is doing.
     """
 
     key_name: str
     tenant: str
     deployments: frozenset[str] | None = None
     max_parallel: int | None = None
+    sensitivity: str = ""
+    admin: bool = False
 
     def may_call(self, deployment: str) -> bool:
         return self.deployments is None or deployment in self.deployments
 
 
-ANYBODY = Caller(key_name="", tenant="default")
+ANYBODY = Caller(key_name="", tenant="default", admin=True)
 """The caller when no keys are configured and the server listens on loopback only."""
 
 
@@ -45,6 +49,8 @@ class KeyRing:
                 tenant=key.tenant,
                 deployments=None if "*" in key.deployments else frozenset(key.deployments),
                 max_parallel=key.max_parallel,
+                sensitivity=key.sensitivity or "",
+                admin=key.admin,
             )
 
     def identify(self, headers: dict[bytes, bytes]) -> Caller:

@@ -8,13 +8,15 @@ from cache.store import CachedAnswer, ResponseCache, exact_key
 from engines.base import Operation
 from gateway.admission import Ledger
 from gateway.catalog import Catalog
+from gateway.classifier import Classifier
 from gateway.clock import Clock
-from gateway.dispatch import Dispatcher
+from gateway.dispatch import Dispatcher, not_allowed
 from gateway.http import Request, Sink
 from gateway.http.recorder import Recorder
 from gateway.identity import Caller, KeyRing
 from gateway.record import Record, Usage
 from gateway.relay import JSON_HEADERS, SSE_HEADERS, Relay
+from gateway.residency import Clearance, Residency
 from gateway.telemetry import Span, Telemetry
 from gateway.wire import Call, read_call
 
@@ -23,11 +25,14 @@ from gateway.wire import Call, read_call
 class Pipeline:
     """Everything a model call meets on its way, in the order in which it meets it.
 
+    classifier: None when the configuration names none.
     cache: None when the configuration has it off.
     keepalive_s: a silent stream gets a comment line this often.
     """
 
     identity: KeyRing
+    residency: Residency
+    classifier: Classifier | None
     catalog: Catalog
     ledger: Ledger
     cache: ResponseCache | None
@@ -47,34 +52,49 @@ class Pipeline:
         call = read_call(operation, request)
         deployment = self.catalog.resolve(call.model, caller)
         record.deployment, record.stream = deployment.name, call.stream
+        clearance = self.residency.decide(caller, request)
+        if self.classifier is not None:
+            clearance = await self.classifier.tightened(clearance, call)
+        record.sensitivity, record.untraced = clearance.name, not clearance.traced
+        if not deployment.admits(clearance):
+            raise not_allowed(deployment, clearance)
         with await self.ledger.reserve(caller, call) as charge, self.telemetry.in_flight(deployment.name):
-            recorder = self._look_up(caller, call, request, sink, record)
+            recorder = self._look_up(caller, call, clearance, request, sink, record)
             if recorder is None:
                 return
             with Relay(call, record, recorder, self.clock, self.keepalive_s, self.telemetry.redactor) as relay:
-                await self.dispatcher.run(deployment, call, _engine_headers(record, span), record, relay.deliver)
+                headers = _engine_headers(record, span)
+                await self.dispatcher.run(deployment, call, clearance, headers, record, relay.deliver)
             charge.settle(record.usage)
-        self._remember(caller, call, recorder, record)
+        self._remember(caller, call, clearance, recorder, record)
 
-    def _look_up(self, caller: Caller, call: Call, request: Request, sink: Sink, record: Record) -> Sink | None:
+    def _look_up(
+        self, caller: Caller, call: Call, clearance: Clearance, request: Request, sink: Sink, record: Record
+    ) -> Sink | None:
         """Where the answer is to go; None if the cache had it and it is already there."""
         directives = request.headers.get(b"cache-control", b"").lower()
         if self.cache is None or b"no-store" in directives:
             return sink
         record.cache = "miss"
         if b"no-cache" not in directives:
-            answer = self.cache.get(exact_key(caller.tenant, call.operation, call.body))
+            answer = self.cache.get(_cache_key(caller, call, clearance))
             if answer is not None:
                 _replay(answer, sink, record)
                 return None
         return Recorder(sink)
 
-    def _remember(self, caller: Caller, call: Call, sink: Sink, record: Record) -> None:
-        if self.cache is None or not isinstance(sink, Recorder) or record.error_type:
+    def _remember(self, caller: Caller, call: Call, clearance: Clearance, sink: Sink, record: Record) -> None:
+        """What a fallback said is not kept: the deployment asked for may be back for the next one."""
+        if self.cache is None or not isinstance(sink, Recorder) or record.error_type or record.fallback:
             return
         usage = record.usage
         answer = CachedAnswer(sink.body(), call.stream, usage.prompt_tokens, usage.completion_tokens)
-        self.cache.put(exact_key(caller.tenant, call.operation, call.body), answer)
+        self.cache.put(_cache_key(caller, call, clearance), answer)
+
+
+def _cache_key(caller: Caller, call: Call, clearance: Clearance) -> bytes:
+    """Calls of different sensitivity share no answer. Names hold no space."""
+    return exact_key(f"{clearance.name} {caller.tenant}", call.operation, call.body)
 
 
 def _replay(answer: CachedAnswer, sink: Sink, record: Record) -> None:

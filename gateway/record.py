@@ -12,6 +12,8 @@ class Usage(msgspec.Struct):
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
+    """Of the prompt: written to the engine's prompt cache, where that is charged apart."""
     estimated: bool = False
 
 
@@ -34,7 +36,19 @@ class Record(msgspec.Struct):
     engine_kind: str = ""
     engine_model: str = ""
     stream: bool = False
+    sensitivity: str = ""
+    """Class of `residency.classes`."""
+    untraced: bool = False
+    """Whether the call may not go where the trace collector stands."""
     attempts: int = 0
+    fallback: str = ""
+    """The deployment that was asked last in place of `deployment`."""
+    fallback_reason: str = ""
+    """Why it was: error, overloaded, context_length or policy."""
+    hedged: bool = False
+    """Whether two replicas were asked at once."""
+    retry_denied: bool = False
+    """Whether a retry would have gone over `retry_share`."""
     cache: str = "bypass"
     """hit, miss or bypass."""
     status: int = 0

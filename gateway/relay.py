@@ -296,10 +296,11 @@ def start_stream(sink: Sink, record: Record) -> None:
 
 def heading(record: Record) -> bytes:
     """The header lines that every answer of an engine carries."""
-    return b"%bx-headrace-attempts: %d\r\n" % (
+    lines = b"%bx-headrace-attempts: %d\r\n" % (
         _backend(record.variant, record.pool, record.replica),
         record.attempts,
     )
+    return lines if not record.fallback else lines + b"x-headrace-fallback: %b\r\n" % record.fallback.encode()
 
 
 @lru_cache(maxsize=4096)

@@ -34,6 +34,8 @@ class Replica:
 
     served_before: what `served` began at. A newcomer begins level with its peers: policies that look at `served` would
                    send it everything until it had caught up.
+    rests_until_s: the engine asked not to be sent anything before this instant.
+    busy_until_s:  it was full a moment ago: others are asked first until this instant.
     last_error:    what last went wrong, for people.
     on_idle:       called when its last request ends; set while it drains.
     """
@@ -47,6 +49,8 @@ class Replica:
     breaker: Breaker = field(default_factory=Breaker)
     in_flight: int = 0
     served: int = 0
+    rests_until_s: float = 0.0
+    busy_until_s: float = 0.0
     url: str = ""
     served_before: int = 0
     last_error: str = ""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import re
+from email.utils import parsedate_to_datetime
 
 import msgspec
 
@@ -33,6 +34,18 @@ _CONTEXT_LENGTH = re.compile(
     r"|max_model_len|longer than the maximum model length",
     re.IGNORECASE,
 )
+_POLICY = re.compile(r"content_filter|content_policy|ResponsibleAIPolicy|content management policy", re.IGNORECASE)
+
+
+class Reason(enum.StrEnum):
+    """Why there is no answer: what `fallbacks` are chosen by."""
+
+    ERROR = "error"
+    OVERLOADED = "overloaded"
+    CONTEXT_LENGTH = "context_length"
+    POLICY = "policy"
+    REQUEST = "request"
+    """The request itself is at fault: nobody else would say otherwise."""
 
 
 class Outcome(enum.StrEnum):
@@ -49,12 +62,27 @@ class Outcome(enum.StrEnum):
 
 
 class Rejection(Exception):
-    """An engine's answer that is no answer to the caller's question."""
+    """An engine's answer that is no answer to the caller's question.
 
-    def __init__(self, error: ApiError, outcome: Outcome) -> None:
+    wait_s: how long the engine asked to be left alone; 0.0 if it did not.
+    """
+
+    def __init__(self, error: ApiError, outcome: Outcome, wait_s: float = 0.0) -> None:
         super().__init__(error.message)
         self.error = error
         self.outcome = outcome
+        self.wait_s = wait_s
+
+    @property
+    def reason(self) -> Reason:
+        if self.outcome is Outcome.FULL:
+            return Reason.OVERLOADED
+        if self.outcome is not Outcome.FINE:
+            return Reason.ERROR
+        if self.error.code == "context_length_exceeded":
+            return Reason.CONTEXT_LENGTH
+        refused = isinstance(self.error, InvalidRequest) and _POLICY.search(f"{self.error.code} {self.error.message}")
+        return Reason.POLICY if refused else Reason.REQUEST
 
 
 class _ErrorBody(msgspec.Struct):
@@ -158,13 +186,19 @@ def rejection(operation: Operation, status: int, headers: dict[bytes, bytes], bo
             f"The engine behind this model does not offer /{operation}{said}", code="unsupported_operation"
         )
         return Rejection(error, Outcome.FINE)
-    if status == 429:
-        error = RateLimited(f"The engine is over its rate limit{said}", retry_after_s=_retry_after_s(headers))
-        return Rejection(error, Outcome.FULL)
-    if status in (503, 529):
-        error = Overloaded(f"The engine is full{said}", retry_after_s=_retry_after_s(headers))
-        return Rejection(error, Outcome.FULL)
+    if status in (429, 503, 529):
+        return _full(status, headers, said)
     return _engine_fault(status, said)
+
+
+def _full(status: int, headers: dict[bytes, bytes], said: str) -> Rejection:
+    told_s = _retry_after_s(headers)
+    wait_s = 1.0 if told_s is None else told_s
+    if status == 429:
+        error: ApiError = RateLimited(f"The engine is over its rate limit{said}", retry_after_s=wait_s)
+    else:
+        error = Overloaded(f"The engine is full{said}", retry_after_s=wait_s)
+    return Rejection(error, Outcome.FULL, told_s or 0.0)
 
 
 def _engine_fault(status: int, said: str) -> Rejection:
@@ -203,7 +237,8 @@ def from_engine_error(error: EngineError) -> ApiError:
     return UpstreamFailed("The engine's answer broke its protocol.", code="upstream_protocol_error")
 
 
-def _retry_after_s(headers: dict[bytes, bytes]) -> float:
+def _retry_after_s(headers: dict[bytes, bytes]) -> float | None:
+    """What an engine said of waiting; None: nothing that can be understood."""
     for name, per_second in ((b"retry-after-ms", 1000.0), (b"retry-after", 1.0)):
         try:
             wait_s = float(headers[name]) / per_second
@@ -211,7 +246,19 @@ def _retry_after_s(headers: dict[bytes, bytes]) -> float:
             continue
         if 0 <= wait_s < 1e9:
             return wait_s
-    return 1.0
+    return _seconds_until(headers.get(b"retry-after", b""), headers.get(b"date", b""))
+
+
+def _seconds_until(then: bytes, now: bytes) -> float | None:
+    """From one HTTP date to a later one, both by the engine's clock."""
+    if not then or not now:
+        return None
+    try:
+        wait = parsedate_to_datetime(then.decode("latin-1")) - parsedate_to_datetime(now.decode("latin-1"))
+    except (ValueError, TypeError):
+        return None
+    wait_s = wait.total_seconds()
+    return wait_s if wait_s > 0 else None
 
 
 def _read_failure(body: bytes) -> _Told:

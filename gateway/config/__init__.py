@@ -2,6 +2,7 @@
 
 from gateway.config.base import Name, Section, without_version
 from gateway.config.engine_options import EngineOptions
+from gateway.config.failure_options import Fallbacks, Hedge
 from gateway.config.models import (
     AccessLog,
     Auth,
@@ -17,6 +18,7 @@ from gateway.config.models import (
     Tracing,
     Variant,
 )
+from gateway.config.residency_options import Residency, Site
 
 __all__ = [
     "AccessLog",
@@ -25,11 +27,15 @@ __all__ = [
     "Config",
     "Deployment",
     "EngineOptions",
+    "Fallbacks",
+    "Hedge",
     "Key",
     "Name",
     "Pool",
+    "Residency",
     "Section",
     "Server",
+    "Site",
     "Telemetry",
     "TimeoutOptions",
     "Tls",

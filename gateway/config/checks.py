@@ -9,8 +9,14 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from gateway.config import Config, Deployment, Key, Pool
+from gateway.config.aws_checks import aws_engine
+from gateway.config.cloud_checks import cloud_engine
+from gateway.config.failure_checks import failure_findings
 from gateway.config.launch_checks import PYTHON_KINDS, python_engine, shared_gpus
+from gateway.config.pool_checks import pool_sources
 from gateway.config.problems import Finding, KeyPath, did_you_mean
+from gateway.config.residency_checks import residency_findings
+from gateway.config.template_checks import engine_template
 from gateway.keys import hash_key
 
 _Variables = Mapping[KeyPath, tuple[str, ...]]
@@ -30,6 +36,8 @@ def check(config: Config, variables: _Variables | None = None) -> list[Finding]:
         *_pools(config),
         *shared_gpus(config),
         *_deployments(config),
+        *failure_findings(config),
+        *residency_findings(config),
         *_names(config),
         *_unused(config),
     ]
@@ -123,17 +131,22 @@ def _written_keys(config: Config, variables: _Variables | None) -> Iterator[Find
 def _pools(config: Config) -> Iterator[Finding]:
     for name, pool in config.pools.items():
         here: KeyPath = ("pools", name)
-        if pool.urls and pool.replicas != 1:
+        if not pool.started_here and pool.replicas != 1:
+            source = next(name for name in ("urls", "dns", "file", "kubernetes") if getattr(pool, name))
             yield Finding(
                 (*here, "replicas"),
-                "`replicas` is for engines that the gateway starts, but there are `urls`",
+                f"`replicas` is for engines that the gateway starts, but there are `{source}`",
                 "keep one",
             )
-        if not pool.urls:
+        if pool.started_here:
             yield from _startable(pool, here)
+        yield from pool_sources(pool, here)
         for index, url in enumerate(pool.urls):
             if url in pool.urls[:index]:
                 yield Finding((*here, "urls", index), f'"{url}" stands twice', "each replica once")
+        yield from aws_engine(pool, here)
+        yield from cloud_engine(pool, here)
+        yield from engine_template(pool, here)
         if pool.engine.ca_file is not None:
             yield from _file((*here, "engine", "ca_file"), pool.engine.ca_file)
 
@@ -148,7 +161,7 @@ def _startable(pool: Pool, here: KeyPath) -> Iterator[Finding]:
         yield from _file((*here, "engine", "model"), str(Path(model).expanduser()))
     elif kind in PYTHON_KINDS:
         yield from python_engine(pool, here)
-    elif kind == "openai":
+    elif kind not in ("llamacpp", "fake"):
         yield Finding(
             here,
             f"there are no `urls`, and the gateway cannot start an engine of the kind {kind}",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from gateway.config.base import BaseUrl, Name, Port, Positive, Section, Url
 from gateway.config.engine_options import EngineOptions
+from gateway.config.failure_options import Fallbacks, Hedge
+from gateway.config.pool_options import DnsOptions, KubernetesOptions, ProbeOptions, ScaleToZero, WarmUp
+from gateway.config.residency_options import Residency, Site
+from gateway.config.sites import likely_site
 
 
 class Tls(Section):
@@ -65,6 +70,10 @@ class Key(Section):
     """Deployments this key may call; `*` for all."""
     max_parallel: Annotated[int, Field(ge=1)] | None = None
     """Requests of this key in flight at once, per gateway worker; none: no limit."""
+    sensitivity: Name | None = None
+    """Sensitivity class of this key's requests, one of `residency.classes`; none: `residency.default`."""
+    admin: bool = False
+    """Whether this key may see how the gateway itself is doing: `/admin/…`."""
 
 
 class Auth(Section):
@@ -77,18 +86,53 @@ class Auth(Section):
 
 
 class Pool(Section):
-    """The replicas of one variant at one site: either `urls`, or engines that the gateway starts itself."""
+    """The replicas of one variant at one site. They are named by one of `urls`, `dns`, `file` and `kubernetes`; without
+    any of these the gateway starts the engines itself."""
 
     engine: EngineOptions = EngineOptions()
     """What the replicas are."""
     urls: list[BaseUrl] = []
     """Base URLs of running replicas; a `/v1` at the end is taken off."""
+    dns: DnsOptions | None = None
+    """Replicas are the addresses of a name."""
+    file: str | None = None
+    """Replicas are those in a YAML or JSON file: URLs, or groups as in Prometheus' `file_sd`. Read anew on change."""
+    kubernetes: KubernetesOptions | None = None
+    """Replicas are the endpoints of a Kubernetes service."""
     replicas: Annotated[int, Field(ge=1, le=64)] = 1
     """How many engines to start, when `urls` is empty."""
-    site: Literal["on-premise", "cloud"] = "on-premise"
-    """Where the replicas stand."""
+    site: Site = "on-premise"
+    """Where the replicas stand; `residency` says which requests may go there. If this is not set, a pool of a cloud's
+    kind, or with an address that is not plainly private, counts as cloud."""
+    labels: dict[Name, str] = {}
+    """More of what they are, such as `region: eu`; `residency.labels` asks for it."""
     max_in_flight: Annotated[int, Field(ge=1)] | None = None
     """Requests in flight at one replica, per gateway worker; none: no limit."""
+    warm_up: WarmUp | None = None
+    """A request that each replica answers before it gets traffic; none: it gets traffic at once."""
+    slow_start_s: Annotated[float, Field(ge=0)] = 0.0
+    """How long a replica that joins others takes to reach its full share of the traffic."""
+    probe: ProbeOptions = ProbeOptions()
+    """Asking replicas for their health where traffic says nothing."""
+    scale_to_zero: ScaleToZero | None = None
+    """Hold requests and wake the pool when no replica answers; none: such requests get 503 at once."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _guess_site(cls, given: object) -> object:
+        if isinstance(given, Mapping) and "site" not in given:
+            return {**given, "site": likely_site(given)}
+        return given
+
+    @property
+    def discovered(self) -> bool:
+        """Whether the replicas are found while the gateway runs."""
+        return self.dns is not None or self.file is not None or self.kubernetes is not None
+
+    @property
+    def started_here(self) -> bool:
+        """Whether the gateway starts the engines itself."""
+        return not self.urls and not self.discovered
 
 
 class Variant(Section):
@@ -127,7 +171,14 @@ class Deployment(Section):
     timeouts: TimeoutOptions = TimeoutOptions()
     """How long to wait for the engines."""
     attempts: Annotated[int, Field(ge=1, le=10)] = 3
-    """Replicas tried at most for one request, before its first byte."""
+    """Replicas tried at most for one request, before its first byte, those of its fallbacks included."""
+    retry_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Retries at most, as a share of the requests, per gateway worker; a few are always allowed. Past it, the first
+    failure is the answer."""
+    fallbacks: Fallbacks = Fallbacks()
+    """Deployments that answer in place of this one."""
+    hedge: Hedge | None = None
+    """A second attempt while the first is slow; none: off."""
 
 
 class AccessLog(Section):
@@ -148,6 +199,8 @@ class Tracing(Section):
     """Headers for the collector."""
     sample: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of requests traced when the caller did not decide."""
+    site: Site = "on-premise"
+    """Where the collector stands. Requests that may not go there send it no spans; see `residency`."""
     service_name: str = "headrace"
     """`service.name` of the spans."""
 
@@ -189,3 +242,5 @@ class Config(Section):
     """What the gateway tells of its work."""
     cache: Cache = Cache()
     """Answers kept for the same request asked again."""
+    residency: Residency = Residency()
+    """Which requests may go where."""

@@ -15,10 +15,10 @@ import yaml
 from pydantic import JsonValue
 
 from gateway.config.problems import ConfigError, KeyPath, Problem
+from gateway.config.sites import site_of
 from gateway.config.yaml import Document, YamlSyntaxError, read_yaml
 from gateway.litellm.entries import Common, Entry, EntryReader, carried, from_environment, is_name, is_number, text_of
 from gateway.litellm.notes import Note, Notes, reason
-from gateway.litellm.providers import site_of
 
 _POLICIES = {"simple-shuffle": "random", "least-busy": "least_requests"}
 _SECTIONS = {"model_list", "router_settings", "litellm_settings", "general_settings", "credential_list"}

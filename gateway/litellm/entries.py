@@ -12,8 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from gateway.config import Name, without_version
 from gateway.config.problems import KeyPath
+from gateway.config.sites import site_of
 from gateway.litellm.notes import Notes, reason
-from gateway.litellm.providers import CARRIED, Provider, Site, other_version, site_of, split_model
+from gateway.litellm.providers import CARRIED, Provider, Site, other_version, split_model
 
 _ENVIRON = re.compile(r"^os\.environ/([A-Za-z_][A-Za-z0-9_]*)$")
 _URL = re.compile(r"^https?://[^\s/?#]+[^\s?#]*$")

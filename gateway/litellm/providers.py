@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import urlsplit
 
 Site = Literal["on-premise", "cloud"]
 
@@ -73,17 +71,6 @@ def split_model(model: str, named: str | None) -> tuple[str | None, str]:
     if _ANTHROPIC_MODEL.match(model):
         return "anthropic", model
     return None, model
-
-
-def site_of(url: str) -> Site:
-    """Where a URL leads. What is not plainly a private address counts as cloud: residency fails closed."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return "on-premise" if ipaddress.ip_address(host).is_private else "cloud"
-    except ValueError:
-        pass
-    private = "." not in host or host.endswith((".local", ".internal", ".lan", ".svc", ".cluster.local", ".localhost"))
-    return "on-premise" if host and private else "cloud"
 
 
 def other_version(url: str) -> str | None:

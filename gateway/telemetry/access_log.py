@@ -49,6 +49,12 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     cache: str = ""
     bytes_out: int = 0
     trace_id: str = ""
+    sensitivity: str = ""
+    fallback: str = ""
+    """The deployment that was asked in place of `deployment`."""
+    fallback_reason: str = ""
+    hedged: bool = False
+    retry_denied: bool = False
 
 
 class AccessLog:
@@ -123,6 +129,11 @@ class AccessLog:
             record.cache,
             record.bytes_out,
             trace_id,
+            record.sensitivity,
+            record.fallback,
+            record.fallback_reason,
+            record.hedged,
+            record.retry_denied,
         )
 
     def _id(self, text: str) -> str:

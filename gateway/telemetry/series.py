@@ -154,6 +154,33 @@ ATTEMPTS = Series(
     spill=("replica",),
     max_children=250,
 )
+RETRIES = Series(
+    "headrace_retries_total",
+    Kind.COUNTER,
+    "Calls that wanted another replica of their deployment, by what came of it.",
+    ("deployment", "retry"),
+    "retries",
+    spill=("deployment",),
+    max_children=100,
+)
+FALLBACKS = Series(
+    "headrace_fallbacks_total",
+    Kind.COUNTER,
+    "Calls that went to another deployment than the one asked for, by the reason.",
+    ("deployment", "fallback", "reason"),
+    "calls",
+    spill=("deployment", "fallback"),
+    max_children=150,
+)
+HEDGES = Series(
+    "headrace_hedges_total",
+    Kind.COUNTER,
+    "Second attempts sent while the first was slow, by whether their answer was taken.",
+    ("deployment", "hedge"),
+    "attempts",
+    spill=("deployment",),
+    max_children=100,
+)
 REPLICA_IN_FLIGHT = Series(
     "headrace_replica_in_flight",
     Kind.GAUGE,
@@ -217,6 +244,9 @@ ALL: Final[dict[str, Series]] = {
         CLIENT_CONNECTIONS,
         STREAM_ABORTS,
         ATTEMPTS,
+        RETRIES,
+        FALLBACKS,
+        HEDGES,
         REPLICA_IN_FLIGHT,
         CACHE_REQUESTS,
         ESTIMATED_USAGE,
@@ -243,6 +273,7 @@ ERRORS: Final = frozenset(
         "invalid_api_key",
         "invalid_json",
         "invalid_request",
+        "invalid_sensitivity",
         "invalid_type",
         "malformed_http",
         "method_not_allowed",
@@ -251,9 +282,11 @@ ERRORS: Final = frozenset(
         "model_not_allowed",
         "model_not_found",
         "no_healthy_backend",
+        "not_admin",
         "not_found",
         "rate_limit_exceeded",
         "request_timeout",
+        "residency_violation",
         "server_is_overloaded",
         "shutting_down",
         "total_timeout",

@@ -110,6 +110,18 @@ class Telemetry:
             values = self._attempts[key] = self._registry.child(series.ATTEMPTS, (pool, replica, label))
         values[0] += 1.0
 
+    def retry(self, deployment: str, *, allowed: bool) -> None:
+        """Count a retry, or one that would have gone over its share."""
+        self._registry.child(series.RETRIES, (deployment, "sent" if allowed else "denied"))[0] += 1.0
+
+    def fallback(self, deployment: str, fallback: str, reason: str) -> None:
+        """Count a call that goes to `fallback` in place of `deployment`."""
+        self._registry.child(series.FALLBACKS, (deployment, fallback, str(reason)))[0] += 1.0
+
+    def hedge(self, deployment: str, *, won: bool) -> None:
+        """Count a second attempt beside the first."""
+        self._registry.child(series.HEDGES, (deployment, "won" if won else "lost"))[0] += 1.0
+
     def watch(self, name: str, read: Callable[[], Iterable[tuple[Labels, float]]]) -> None:
         """Fill a metric of `series.ALL` from `read`, which is asked for label values and numbers at each snapshot.
 

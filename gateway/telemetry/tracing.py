@@ -71,8 +71,8 @@ class Tracer:
     def finish(self, record: Record, span: Span, model: str) -> None:
         """End the span. `model` is the deployment if it is a known one: span names must stay few."""
         otel = span.otel
-        if not isinstance(otel, OtelSpan):
-            return
+        if not isinstance(otel, OtelSpan) or record.untraced:
+            return  # a span that does not end is not exported
         if otel.is_recording():
             otel.update_name(f"{record.operation or record.method} {model}".strip())
             otel.set_attributes(_attributes(record, model))
@@ -113,6 +113,8 @@ def _attributes(record: Record, model: str) -> Mapping[str, str | int | float | 
         "headrace.replica": record.replica,
         "headrace.cache": record.cache,
         "headrace.attempts": record.attempts,
+        "headrace.fallback": record.fallback,
+        "headrace.fallback_reason": record.fallback_reason,
         "headrace.ttft_s": record.ttft_s,
         "headrace.overhead_s": record.overhead_s,
     }

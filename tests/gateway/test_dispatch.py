@@ -29,11 +29,13 @@ from gateway.errors import ApiError, NoHealthyBackend, Overloaded, UpstreamTimeo
 from gateway.pools import Pool as LivePool
 from gateway.record import Record
 from gateway.replicas import Replica
+from gateway.residency import ANYWHERE
 from gateway.telemetry import Telemetry
 from gateway.upstream import Outcome, rejection
 from gateway.wire import Call
 from router.policies.round_robin import RoundRobin
 
+HEADERS = b"x: y\r\n"
 CALL = Call(Operation.CHAT, "m", False, False, b'{"model":"m"}')
 
 
@@ -126,7 +128,7 @@ class Stage:
         """The error that the caller gets, None for an answer. Whatever happened, no lease is left."""
         self.record = Record(request_id="r", started_s=self.clock.monotonic())
         try:
-            await self.dispatcher.run(self.deployment, CALL, b"x: y\r\n", self.record, deliver)  # type: ignore[arg-type]
+            await self.dispatcher.run(self.deployment, CALL, ANYWHERE, HEADERS, self.record, deliver)  # type: ignore[arg-type]
         except ApiError as error:
             return error
         finally:
@@ -351,10 +353,10 @@ async def test_replicas_at_their_limit_are_passed_over_and_named(clock: Clock) -
         replica.max_in_flight = 1
     with stage.replicas[0].lease():
         assert stage.replicas[0].full
-        await stage.dispatcher.run(stage.deployment, CALL, b"", stage.record, deliver)
+        await stage.dispatcher.run(stage.deployment, CALL, ANYWHERE, b"", stage.record, deliver)
         assert stage.asked == [0, 1]
         with stage.replicas[1].lease(), pytest.raises(Overloaded, match="at its `max_in_flight`") as caught:
-            await stage.dispatcher.run(stage.deployment, CALL, b"", stage.record, deliver)
+            await stage.dispatcher.run(stage.deployment, CALL, ANYWHERE, b"", stage.record, deliver)
         assert caught.value.retry_after_s == 1.0
     assert await stage.run() is None
 

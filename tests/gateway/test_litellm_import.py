@@ -10,8 +10,9 @@ import yaml
 from gateway.config import Config
 from gateway.config.load import parse_config
 from gateway.config.problems import ConfigError
+from gateway.config.sites import site_of
 from gateway.litellm.convert import Imported, convert, convert_file
-from gateway.litellm.providers import site_of, split_model
+from gateway.litellm.providers import split_model
 
 FOLDER = Path(__file__).parent / "litellm"
 ENV = {
