@@ -26,6 +26,7 @@ _END_OF_LINE = re.compile(rb"\r\n|\n|\r")
 
 class _PromptDetails(msgspec.Struct):
     cached_tokens: int | None = 0
+    cache_creation_tokens: int | None = 0
 
 
 class _CompletionDetails(msgspec.Struct):
@@ -45,6 +46,7 @@ class UsageView(msgspec.Struct):
             completion_tokens=self.completion_tokens or 0,
             cached_tokens=(prompt.cached_tokens or 0) if prompt else 0,
             reasoning_tokens=(completion.reasoning_tokens or 0) if completion else 0,
+            cache_write_tokens=(prompt.cache_creation_tokens or 0) if prompt else 0,
         )
 
 
@@ -223,6 +225,7 @@ def _sum(parts: Iterable[Usage]) -> Usage:
         completion_tokens=sum(part.completion_tokens for part in parts),
         cached_tokens=max(part.cached_tokens for part in parts),
         reasoning_tokens=sum(part.reasoning_tokens for part in parts),
+        cache_write_tokens=max(part.cache_write_tokens for part in parts),
     )
 
 

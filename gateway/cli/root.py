@@ -12,7 +12,21 @@ from typer.core import TyperCommand, TyperGroup
 from gateway.cli import check, diff, health, keys, litellm, schema, serve, version
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_ORDER = ("serve", "check", "diff", "schema", "models", "keys", "import-litellm", "fake-engine", "health", "version")
+_ORDER = (
+    "serve",
+    "check",
+    "diff",
+    "schema",
+    "models",
+    "engines",
+    "keys",
+    "pools",
+    "prices",
+    "import-litellm",
+    "fake-engine",
+    "health",
+    "version",
+)
 
 
 class _Stub(TyperCommand):
@@ -40,6 +54,7 @@ def real_command(command: Any) -> Any:
 
 
 _LATER = (
+    ("prices", "List what models cost.", "gateway.cli.prices", "prices"),
     ("models", "Fetch models for the embedded engine, and see which there are.", "gateway.cli.models", "app"),
     ("fake-engine", "Run an engine for tests: no model, every fault.", "gateway.cli.fake_engine", "fake_engine"),
 )

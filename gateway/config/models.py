@@ -11,6 +11,7 @@ from gateway.config.base import BaseUrl, Name, Port, Positive, Section, Url
 from gateway.config.engine_options import EngineOptions
 from gateway.config.failure_options import Fallbacks, Hedge
 from gateway.config.pool_options import DnsOptions, KubernetesOptions, ProbeOptions, ScaleToZero, WarmUp
+from gateway.config.price_options import PriceOptions
 from gateway.config.residency_options import Residency, Site
 from gateway.config.sites import likely_site
 
@@ -242,5 +243,7 @@ class Config(Section):
     """What the gateway tells of its work."""
     cache: Cache = Cache()
     """Answers kept for the same request asked again."""
+    prices: dict[Name, PriceOptions] = {}
+    """What models cost, by the name that the engines know them by, where the release's table is not right for you."""
     residency: Residency = Residency()
     """Which requests may go where."""

@@ -10,5 +10,8 @@ def secrets_of(config: Config) -> list[str]:
     found = [config.auth.salt, *(k.key for k in config.auth.keys if k.key)]
     for pool in config.pools.values():
         found += [*pool.engine.headers.values(), *([pool.engine.api_key] if pool.engine.api_key else [])]
+        found += [pool.engine.azure.client_secret] if pool.engine.azure.client_secret else []
+        aws = pool.engine.aws
+        found += [secret for secret in (aws.secret_access_key, aws.session_token) if secret is not None]
     found += config.telemetry.tracing.otlp_headers.values()
     return [value for secret in found if (value := secret.get_secret_value())]
