@@ -37,6 +37,9 @@ _STATUS = {
 _NO_ENDPOINT = re.compile(r"Endpoint \S+ of account \S+ not found")
 """SageMaker calls it a validation error."""
 
+_TOO_LONG = re.compile(r"(?:input|prompt) is too long|exceed context limit", re.IGNORECASE)
+"""How models on Bedrock say that a prompt does not fit."""
+
 
 class _Body(msgspec.Struct):
     message: str | None = None
@@ -68,7 +71,8 @@ def refusal(status: int, headers: Mapping[bytes, bytes], body: bytes) -> tuple[i
     status = 404 if _NO_ENDPOINT.match(message) else status_of(name, status)
     if status == 404 and "model" not in message.lower():
         message = f"model not found: {message}"
-    return status, error_body(message, kind=_kind(status))
+    code = "context_length_exceeded" if status == 400 and _TOO_LONG.search(message) else None
+    return status, error_body(message, kind=_kind(status), code=code)
 
 
 def stream_error(message: Message) -> bytes:

@@ -276,6 +276,20 @@ def test_a_refusal_without_its_header_is_told_by_its_body_or_its_status() -> Non
     assert status == 502 and json.loads(body)["error"]["message"] == "status 502"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The model returned the following errors: Input is too long for requested model.",
+        "prompt is too long: 201234 tokens > 200000 maximum",
+        "input length and `max_tokens` exceed context limit: 1 + 2 > 3",
+    ],
+)
+def test_a_prompt_that_does_not_fit_is_told_by_its_code(text: str) -> None:
+    headers = {b"x-amzn-errortype": b"ValidationException"}
+    status, body = BedrockTranslator().begin(chat()).refusal(400, headers, json.dumps({"message": text}).encode())
+    assert status == 400 and json.loads(body)["error"]["code"] == "context_length_exceeded"
+
+
 def test_a_model_that_does_not_exist_is_called_a_model() -> None:
     refuse = BedrockTranslator().begin(chat()).refusal
     headers = {b"x-amzn-errortype": b"ResourceNotFoundException"}
