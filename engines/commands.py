@@ -27,7 +27,7 @@ def llamacpp_command(
     *,
     model: Path,
     alias: str,
-    port: int,
+    port: int | str,
     host: str = "127.0.0.1",
     context_tokens: int = 8192,
     slots: int = 8,
@@ -47,7 +47,7 @@ def vllm_command(
     *,
     model: str,
     names: Sequence[str],
-    port: int,
+    port: int | str,
     host: str = "127.0.0.1",
     python: str | None = None,
     args: Sequence[str] = (),
@@ -60,7 +60,13 @@ def vllm_command(
 
 
 def transformers_command(
-    name: str, *, model: str, port: int, host: str = "127.0.0.1", python: str | None = None, args: Sequence[str] = ()
+    name: str,
+    *,
+    model: str,
+    port: int | str,
+    host: str = "127.0.0.1",
+    python: str | None = None,
+    args: Sequence[str] = (),
 ) -> LaunchSpec:
     """Run `transformers serve` with the one model, to which it answers by this very name."""
     argv = [_interpreter(python), "-m", "transformers.cli.transformers", "serve", model]
@@ -68,7 +74,32 @@ def transformers_command(
     return LaunchSpec(name, argv, ready_url=f"{_base_url(host, port)}/health")
 
 
-def fake_command(name: str, *, model: str, port: int, host: str = "127.0.0.1", args: Sequence[str] = ()) -> LaunchSpec:
+def onnx_command(
+    name: str,
+    *,
+    model: str,
+    alias: str,
+    port: int | str,
+    host: str = "127.0.0.1",
+    python: str | None = None,
+    slots: int = 8,
+) -> LaunchSpec:
+    """Run ONNX Runtime GenAI on a model's folder; it answers to the model name `alias`."""
+    argv = [_interpreter(python), "-m", "engines.onnx", "--model", str(Path(model).expanduser()), "--alias", alias]
+    argv += ["--host", host, "--port", str(port), "--slots", str(slots)]
+    return LaunchSpec(name, argv, ready_url=f"{_base_url(host, port)}/health")
+
+
+def ray_command(name: str, engine: LaunchSpec, *, port: int, urls_file: Path, flags: Sequence[str] = ()) -> LaunchSpec:
+    """Run a pool of `engine` on a Ray cluster; `{host}` and `{port}` in its command stand for what a replica gets."""
+    argv = [sys.executable, "-m", "engines.ray_pool", "--port", str(port), "--urls-file", str(urls_file), *flags]
+    argv += [part for key in engine.env for part in ("--env", key)]
+    return LaunchSpec(name, [*argv, "--", *engine.argv], env=engine.env, ready_url=f"http://127.0.0.1:{port}/health")
+
+
+def fake_command(
+    name: str, *, model: str, port: int | str, host: str = "127.0.0.1", args: Sequence[str] = ()
+) -> LaunchSpec:
     """Run the fake engine; `args` are more of its own options."""
     argv = [sys.executable, "-m", "engines.fake", "--host", host, "--port", str(port), "--model", model, *args]
     return LaunchSpec(name, argv, ready_url=f"{_base_url(host, port)}/health", ready_timeout_s=60.0)
@@ -106,5 +137,5 @@ def _interpreter(python: str | None) -> str:
     return str(Path(python).expanduser()) if python else sys.executable
 
 
-def _base_url(host: str, port: int) -> str:
+def _base_url(host: str, port: int | str) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

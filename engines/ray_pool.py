@@ -12,6 +12,7 @@ import contextlib
 import http.server
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -132,7 +133,9 @@ class RayPool:
             scheduling_strategy=placement.strategy,
             max_concurrency=4,
         )
-        return Replica(actor_class.remote(options.command, dict(options.env), options.host), now_s)
+        return Replica(
+            actor_class.remote(options.command, {name: os.environ[name] for name in options.env}, options.host), now_s
+        )
 
     def _look(self, replica: Replica, now_s: float) -> None:
         try:
@@ -187,6 +190,7 @@ class RayPool:
         if urls == self._written:
             return
         path: Path = self._options.urls_file
+        path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f"{path.name}.new")
         fresh.write_text(json.dumps(urls), encoding="utf-8")
         fresh.replace(path)
@@ -252,7 +256,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--gpus", type=float, default=0.0)
     parser.add_argument("--resource", type=_pair, action="append", default=[], metavar="NAME=AMOUNT")
     parser.add_argument("--strategy", choices=("SPREAD", "DEFAULT"), default="SPREAD")
-    parser.add_argument("--env", type=_pair, action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="NAME", help="a variable of ours that engines get"
+    )
     parser.add_argument("--host", default="", help="what engines bind; none: their node's address")
     parser.add_argument("--health", default="/health")
     parser.add_argument("--start-timeout", type=float, default=600.0)

@@ -12,7 +12,7 @@ from gateway.config import Config, Deployment, Key, Pool
 from gateway.config.aws_checks import aws_engine
 from gateway.config.cloud_checks import cloud_engine
 from gateway.config.failure_checks import failure_findings
-from gateway.config.launch_checks import PYTHON_KINDS, python_engine, shared_gpus
+from gateway.config.launch_checks import PYTHON_KINDS, python_engine, ray, shared_gpus
 from gateway.config.pool_checks import pool_sources
 from gateway.config.problems import Finding, KeyPath, did_you_mean
 from gateway.config.residency_checks import residency_findings
@@ -140,6 +140,7 @@ def _pools(config: Config) -> Iterator[Finding]:
             )
         if pool.started_here:
             yield from _startable(pool, here)
+        yield from ray(pool, here)
         yield from pool_sources(pool, here)
         for index, url in enumerate(pool.urls):
             if url in pool.urls[:index]:

@@ -10,7 +10,7 @@ from engines.commands import gpu_slice
 from gateway.config import Config, Pool
 from gateway.config.problems import Finding, KeyPath
 
-PYTHON_KINDS = frozenset({"vllm", "transformers"})
+PYTHON_KINDS = frozenset({"vllm", "transformers", "onnx"})
 _OURS = {"--host": "is loopback", "--port": "is a free one", "--served-model-name": "are those of the deployments"}
 
 
@@ -63,3 +63,22 @@ def shared_gpus(config: Config) -> Iterator[Finding]:
             hint = "two engines on one GPU need its memory shared out between them: --gpu-memory-utilization"
             yield Finding(here, f"GPU {gpu} is {other}", hint, severity="warning")
         owners.update((gpu, name) for gpu in used)
+
+
+def ray(pool: Pool, here: KeyPath) -> Iterator[Finding]:
+    """What Ray decides cannot be said here as well."""
+    engine = pool.engine
+    if engine.launcher != "ray":
+        return
+    if not pool.started_here:
+        yield Finding((*here, "engine", "launcher"), "Ray starts engines, but the pool names running ones", "keep one")
+    if engine.kind == "llamacpp":
+        hint = "vllm, transformers, onnx and fake can"
+        yield Finding((*here, "engine", "launcher"), "llamacpp runs on this machine only", hint)
+    if isinstance(engine.gpus, list):
+        hint = "say how many each replica gets: `gpus: 1`"
+        yield Finding((*here, "engine", "gpus"), "on a Ray cluster it is Ray that chooses the GPUs", hint)
+    most = engine.ray.max_replicas
+    if most is not None and most < pool.replicas:
+        text = f"{most} is below `replicas`, of which there are at least {pool.replicas}"
+        yield Finding((*here, "engine", "ray", "max_replicas"), text, "raise it, or lower `replicas`", value=str(most))

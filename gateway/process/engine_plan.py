@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,17 @@ from engines.commands import (
     gpu_environment,
     gpu_slice,
     llamacpp_command,
+    onnx_command,
+    ray_command,
     transformers_command,
     vllm_command,
 )
 from engines.launcher import LaunchError, LaunchSpec
 from gateway.config import Config, Pool
+from gateway.process.machine import state_folder
+
+RAY_START_S = 60.0
+"""For Ray itself, and for a node that is yet to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,13 @@ class Plan:
     env: tuple[tuple[str, SecretStr], ...] = ()
     gpus: tuple[int | str, ...] | None = None
     start_timeout_s: float | None = None
+    ray: tuple[str, ...] | None = None
+    """For a whole pool on a Ray cluster: more flags of its controller."""
+
+    @property
+    def urls_file(self) -> Path:
+        """Where the URLs of a pool on a Ray cluster stand."""
+        return state_folder() / "ray" / f"{self.pool.replace('/', '-')}-{os.getpid()}.json"
 
     @property
     def what(self) -> str:
@@ -60,27 +74,55 @@ class Plan:
         except ValueError as error:
             raise LaunchError(f"{self.name}: {error}") from None
         given = {key: value.get_secret_value() for key, value in self.env}
-        return replace(
-            spec, env={**spec.env, **gpus, **given}, ready_timeout_s=self.start_timeout_s or spec.ready_timeout_s
-        )
+        limit_s = self.start_timeout_s or spec.ready_timeout_s
+        spec = replace(spec, env={**spec.env, **gpus, **given}, ready_timeout_s=limit_s)
+        if self.ray is None:
+            return spec
+        flags = (*self.ray, "--start-timeout", str(limit_s))
+        spec = ray_command(self.name, spec, port=port, urls_file=self.urls_file, flags=flags)
+        return replace(spec, ready_timeout_s=limit_s + RAY_START_S)
 
-    def _command(self, port: int, model_file: Path | None) -> LaunchSpec:
+    def _command(self, port: int | str, model_file: Path | None) -> LaunchSpec:
+        if self.ray is not None:
+            return self._engine_command("{port}", "{host}", model_file)
+        return self._engine_command(port, "127.0.0.1", model_file)
+
+    def _engine_command(self, port: int | str, host: str, model_file: Path | None) -> LaunchSpec:
         match self.kind:
+            case "onnx":
+                return onnx_command(
+                    self.name,
+                    model=self.model,
+                    alias=self.names[0],
+                    port=port,
+                    host=host,
+                    python=self.python,
+                    slots=self.slots,
+                )
             case "vllm":
                 return vllm_command(
-                    self.name, model=self.model, names=self.names, port=port, python=self.python, args=self.args
+                    self.name,
+                    model=self.model,
+                    names=self.names,
+                    port=port,
+                    host=host,
+                    python=self.python,
+                    args=self.args,
                 )
             case "transformers":
-                return transformers_command(self.name, model=self.model, port=port, python=self.python, args=self.args)
+                return transformers_command(
+                    self.name, model=self.model, port=port, host=host, python=self.python, args=self.args
+                )
             case "fake":
                 more = [part for name in self.names[1:] for part in ("--model", name)]
-                return fake_command(self.name, model=self.names[0], port=port, args=[*more, *self.args])
+                return fake_command(self.name, model=self.names[0], port=port, host=host, args=[*more, *self.args])
         assert model_file is not None
         return llamacpp_command(
             self.name,
             model=model_file,
             alias=self.names[0],
             port=port,
+            host=host,
             context_tokens=self.context_tokens,
             slots=self.slots,
             threads=self.threads,
@@ -88,12 +130,16 @@ class Plan:
 
 
 def plans_of(config: Config) -> list[Plan]:
-    return [plan for name, pool in config.pools.items() if not pool.urls for plan in _pool_plans(name, pool, config)]
+    started = [(name, pool) for name, pool in config.pools.items() if pool.started_here]
+    return [plan for name, pool in started for plan in _pool_plans(name, pool, config)]
 
 
 def _pool_plans(name: str, pool: Pool, config: Config) -> Iterator[Plan]:
     engine = pool.engine
     names = tuple(dict.fromkeys(_names_asked_for(name, config))) or (name,)
+    if engine.launcher == "ray":
+        yield _ray_plan(name, pool, names)
+        return
     for index in range(pool.replicas):
         yield Plan(
             pool=name,
@@ -110,6 +156,30 @@ def _pool_plans(name: str, pool: Pool, config: Config) -> Iterator[Plan]:
             gpus=None if engine.gpus is None else gpu_slice(engine.gpus, index, pool.replicas),
             start_timeout_s=engine.start_timeout_s if "start_timeout_s" in engine.model_fields_set else None,
         )
+
+
+def _ray_plan(name: str, pool: Pool, names: tuple[str, ...]) -> Plan:
+    """One plan for all replicas: Ray says where each runs."""
+    engine, ray = pool.engine, pool.engine.ray
+    flags = ["--address", ray.address, "--min", str(pool.replicas), "--max", str(ray.max_replicas or pool.replicas)]
+    flags += ["--target", str(ray.target_in_flight), "--idle", str(ray.idle_s), "--strategy", ray.strategy]
+    flags += ["--cpus", str(ray.cpus), "--gpus", str(engine.gpus if isinstance(engine.gpus, int) else 0)]
+    flags += [part for key, amount in ray.resources.items() for part in ("--resource", f"{key}={amount:g}")]
+    return Plan(
+        pool=name,
+        name=name,
+        kind=engine.kind,
+        model=engine.model or "",
+        names=names,
+        context_tokens=engine.context_tokens,
+        slots=engine.slots,
+        threads=engine.threads,
+        args=tuple(engine.args),
+        python=engine.python,
+        env=tuple(engine.env.items()),
+        start_timeout_s=engine.start_timeout_s,
+        ray=tuple(flags),
+    )
 
 
 def _names_asked_for(pool: str, config: Config) -> Iterable[str]:

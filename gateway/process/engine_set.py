@@ -127,13 +127,11 @@ class Engines:
         wanted = plans_of(config)
         fresh = {plan: self._make(plan) for plan in wanted if plan not in self._engines}
         known = {**self._engines, **fresh}
-        urls: dict[str, list[str]] = {}
+        pools = dict(config.pools)
         for plan in wanted:
-            urls.setdefault(plan.pool, []).append(known[plan].url)
-        pools = {
-            name: pool.model_copy(update={"urls": urls[name]}) if name in urls else pool
-            for name, pool in config.pools.items()
-        }
+            pool = pools[plan.pool]
+            found = {"file": str(plan.urls_file)} if plan.ray is not None else {"urls": [*pool.urls, known[plan].url]}
+            pools[plan.pool] = pool.model_copy(update=found)
         return config.model_copy(update={"pools": pools}), list(fresh.values())
 
     async def start(self, engines: Iterable[Engine], *, patient: bool) -> None:

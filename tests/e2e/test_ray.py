@@ -21,7 +21,6 @@ from engines.commands import free_port
 from engines.models import cache_folder
 
 ROOT = Path(__file__).parents[2]
-RAY = "ray>=2.40,<3"
 ENGINE = (sys.executable, "-m", "engines.fake", "--host", "{host}", "--port", "{port}", "--model", "m")
 SLOW = ("--itl", "0.05", "--output-tokens", "200")
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -33,7 +32,7 @@ def python_with_ray() -> Path:
     python = folder / "bin" / "python"
     if not (folder / "done").is_file():
         venv.create(folder, with_pip=True, clear=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", RAY], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", f"{ROOT}[ray]"], check=True)
         (folder / "done").touch()
     return python
 
@@ -119,3 +118,38 @@ async def test_no_engine_outlives_its_pool_even_if_that_is_killed(python_with_ra
                 except httpx.ConnectError:
                     break
                 await asyncio.sleep(0.2)
+
+
+async def test_headrace_serves_a_pool_on_ray(python_with_ray: Path, tmp_path: Path) -> None:
+    file, port = tmp_path / "headrace.yaml", free_port()
+    file.write_text(f"""
+server: {{port: {port}, workers: 1, drain_s: 1}}
+pools:
+  cluster:
+    replicas: 2
+    engine: {{kind: fake, launcher: ray, env: {{SOME_SECRET: not-shown}}, ray: {{address: local, cpus: 0.1}}}}
+deployments: {{m: {{variants: {{v: {{pools: [cluster]}}}}}}}}
+""")
+    serve = (
+        "import sys; sys.argv = ['headrace', 'serve', '--config', sys.argv[1]]; from gateway.cli import main; main()"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "HEADRACE_STATE": str(tmp_path)}
+    process = await asyncio.create_subprocess_exec(python_with_ray, "-c", serve, file, env=env)
+    try:
+        url = f"http://127.0.0.1:{port}/v1/chat/completions"
+        replicas: set[str] = set()
+        asked = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+        async with asyncio.timeout(90), httpx.AsyncClient(trust_env=False) as client:
+            while len(replicas) < 2:
+                with contextlib.suppress(httpx.HTTPError):
+                    answer = await client.post(url, json=asked)
+                    if answer.status_code == 200:
+                        replicas.add(answer.headers["x-headrace-replica"])
+                        continue
+                await asyncio.sleep(0.2)
+        shown = subprocess.run(["pgrep", "-fa", "ray_pool"], capture_output=True, text=True, check=True).stdout
+        assert "SOME_SECRET" in shown and "not-shown" not in shown
+    finally:
+        process.terminate()
+        await asyncio.wait_for(process.wait(), 40)
+    assert not list(tmp_path.glob("ray/*.json")) or json.loads(next(tmp_path.glob("ray/*.json")).read_text()) == []
