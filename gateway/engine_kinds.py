@@ -18,6 +18,7 @@ _MADE_IN: Mapping[str, str] = {
     "azure": "gateway.kinds.azure",
     "bedrock": "gateway.kinds.bedrock",
     "sagemaker": "gateway.kinds.sagemaker",
+    "transformers": "gateway.kinds.transformers",
     "vertex": "gateway.kinds.vertex",
 }
 """The module whose `make(options, endpoint, outbox)` makes engines of a kind; all others speak OpenAI's protocol."""

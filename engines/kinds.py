@@ -1,0 +1,155 @@
+"""What is known of each server that speaks OpenAI's protocol: for the probe, for load metrics and for the guide."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class StreamUsage(enum.StrEnum):
+    """Where the usage of a stream comes."""
+
+    ON_REQUEST = "own event, with include_usage"
+    IN_FINISH = "in the finish event, always"
+    UNKNOWN = "not tested"
+
+
+class Unknown(enum.StrEnum):
+    """What becomes of a body field that the server does not know."""
+
+    IGNORED = "ignored"
+    REFUSED = "refused with 422"
+    UNTESTED = "not tested"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadMetrics:
+    """Names on the server's Prometheus page. kv_usage: share of the KV cache in use, 0 to 1."""
+
+    running: str
+    waiting: str
+    kv_usage: str | None = None
+    path: str = "/metrics"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerKind:
+    """One server.
+
+    kind:     what a pool's `engine.kind` has to be.
+    load:     None: it tells nothing of its load.
+    full:     how it says that it takes no more.
+    abort:    what ends a request; how soon was measured, for the versions tested.
+    tokenize: whether `/tokenize` can be had through the gateway.
+    tested:   the version that the tests with a real server ran; empty: it is known by its documentation alone.
+    quirks:   what the gateway makes good, or cannot.
+    """
+
+    title: str
+    kind: str
+    health_path: str = "/health"
+    version_path: str | None = None
+    metrics_prefix: str | None = None
+    load: LoadMetrics | None = None
+    full: str = "429 or 503"
+    abort: str = "closed connection"
+    usage: StreamUsage = StreamUsage.UNKNOWN
+    unknown_fields: Unknown = Unknown.UNTESTED
+    tokenize: bool = False
+    tested: str = ""
+    quirks: tuple[str, ...] = ()
+
+
+SERVERS: Mapping[str, ServerKind] = {
+    "vllm": ServerKind(
+        "vLLM",
+        "vllm",
+        version_path="/version",
+        metrics_prefix="vllm:",
+        load=LoadMetrics("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"),
+        full="503 without retry-after, with --max-num-queued-reqs; without it, requests wait",
+        usage=StreamUsage.ON_REQUEST,
+        unknown_fields=Unknown.IGNORED,
+        tokenize=True,
+        tested="0.32.0",
+        quirks=(
+            "ends a stream that failed with `[DONE]` after the error; the gateway does not take that for success",
+            "its EngineCore and workers outlive a killed server; the gateway ends them",
+        ),
+    ),
+    "llamacpp": ServerKind(
+        "llama.cpp",
+        "llamacpp",
+        version_path="/props",
+        metrics_prefix="llamacpp:",
+        load=LoadMetrics("llamacpp:requests_processing", "llamacpp:requests_deferred"),
+        full="never: requests wait for a slot",
+        usage=StreamUsage.ON_REQUEST,
+        unknown_fields=Unknown.IGNORED,
+        tokenize=True,
+        tested="xllamacpp 2026.10.11549",
+        quirks=(
+            "closes the connection after each stream",
+            "tokenizing has a format of its own; the gateway translates",
+            "answers to any model name",
+        ),
+    ),
+    "transformers": ServerKind(
+        "transformers serve",
+        "transformers",
+        full="never: requests wait",
+        usage=StreamUsage.IN_FINISH,
+        unknown_fields=Unknown.REFUSED,
+        tested="5.19.0",
+        quirks=(
+            "no `[DONE]` at the end of a stream",
+            "ignores `max_completion_tokens`; the gateway sends `max_tokens`",
+            "ignores `response_format`, `n`, `logprobs` and `tool_choice`; the gateway refuses what they would change",
+            "answers with the model's path as its name",
+        ),
+    ),
+    "fake": ServerKind(
+        "the fake engine",
+        "fake",
+        version_path="/version",
+        metrics_prefix="vllm:",
+        load=LoadMetrics("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"),
+        full="503, with --max-queue",
+        usage=StreamUsage.ON_REQUEST,
+        unknown_fields=Unknown.IGNORED,
+        tokenize=True,
+        tested="this version",
+    ),
+    "sglang": ServerKind(
+        "SGLang",
+        "openai",
+        version_path="/get_server_info",
+        metrics_prefix="sglang:",
+        load=LoadMetrics("sglang:num_running_reqs", "sglang:num_queue_reqs", "sglang:token_usage"),
+        full="503, with --max-queued-requests",
+    ),
+    "tgi": ServerKind(
+        "TGI",
+        "openai",
+        version_path="/info",
+        metrics_prefix="tgi_",
+        load=LoadMetrics("tgi_batch_current_size", "tgi_queue_size"),
+        full="429",
+    ),
+    "tensorrt-llm": ServerKind("TensorRT-LLM", "openai", version_path="/version"),
+    "ollama": ServerKind(
+        "Ollama", "openai", health_path="/", version_path="/api/version", full="503, beyond OLLAMA_MAX_QUEUE"
+    ),
+    "lm-studio": ServerKind("LM Studio", "openai", health_path="/v1/models"),
+    "triton": ServerKind(
+        "Triton",
+        "openai",
+        health_path="/v2/health/ready",
+        version_path="/v2",
+        metrics_prefix="nv_",
+        quirks=("speaks OpenAI's protocol only with its OpenAI frontend; else the KServe protocol",),
+    ),
+    "openai": ServerKind("an OpenAI-compatible server", "openai", health_path="/v1/models"),
+}
+"""By the names that the probe gives. The last stands for all others."""
