@@ -38,5 +38,5 @@ def _compiled(pool: Pool, where: KeyPath) -> Iterator[Finding]:
     except BadTemplate as error:
         hint = ""
         if error.unknown:
-            hint = did_you_mean(error.unknown, NAMES) or "other fields of a request are `body.NAME`"
+            hint = f"{did_you_mean(error.unknown, NAMES)}; other fields of a request are `body.NAME`"
         yield Finding((*where, *error.place), f"{error}", hint, value=error.value or None)
