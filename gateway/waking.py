@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
 
 from gateway.clock import Clock
 from gateway.config.pool_options import ScaleToZero, Wake
-from gateway.errors import NoHealthyBackend, Overloaded
+from gateway.errors import ApiError, NoHealthyBackend, Overloaded
 from gateway.replicas import Replica
 
 if TYPE_CHECKING:
@@ -95,6 +95,10 @@ class Waker:
         finally:
             self._held -= 1
 
+    def nudge(self) -> None:
+        """Have it woken, while somebody else answers."""
+        self._wake()
+
     async def aclose(self) -> None:
         """Give up waking. A command that still runs is ended."""
         if self._waking is not None:
@@ -150,6 +154,13 @@ class Waker:
                     replica.breaker.succeeded()
                 fit = True
         return fit
+
+
+def sleeper(pools: Iterable[Pool], failure: ApiError | None) -> Waker | None:
+    """Who can help a request for which nobody could be reached; None: nobody."""
+    if not isinstance(failure, NoHealthyBackend) and (failure is None or failure.code != "connect_timeout"):
+        return None
+    return next((pool.waker for pool in pools if pool.waker is not None), None)
 
 
 class _Command:

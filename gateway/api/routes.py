@@ -17,8 +17,9 @@ from gateway.api.docs_page import page
 from gateway.api.openapi import ErrorAnswer, Health, Model, ModelList, Status, Version, complete
 from gateway.catalog import Catalog, Deployment
 from gateway.clock import Clock
-from gateway.errors import ApiError, InternalError, InvalidRequest, NotFound, from_status
+from gateway.errors import ApiError, Forbidden, InternalError, InvalidRequest, NotFound, from_status
 from gateway.identity import Caller, KeyRing
+from gateway.pool_report import PoolList
 from gateway.reception import note_error
 from gateway.telemetry import Exposition
 
@@ -31,6 +32,7 @@ class ApiState:
 
     metrics:  all workers' metrics, in the format that an Accept header asks for.
     status:   whether new requests should come here, and if not, why.
+    pools:    what all workers see of the pools.
     """
 
     identity: KeyRing
@@ -39,6 +41,7 @@ class ApiState:
     started_at: int
     metrics: Callable[[str], Awaitable[Exposition]]
     status: Callable[[], Status]
+    pools: Callable[[], Awaitable[PoolList]]
 
 
 def create_api(state: ApiState) -> FastAPI:
@@ -59,6 +62,7 @@ def create_api(state: ApiState) -> FastAPI:
     _add_health(api, state)
     _add_models(api, state)
     _add_service(api, state, version)
+    _add_admin(api, state)
     complete(api)
     return api
 
@@ -145,6 +149,22 @@ def _add_service(api: FastAPI, state: ApiState, version: str) -> None:
     @api.get("/redoc", include_in_schema=False)
     async def docs() -> HTMLResponse:
         return HTMLResponse(page(api.openapi()), headers=DOCS_HEADERS)
+
+
+def _add_admin(api: FastAPI, state: ApiState) -> None:
+    refused: Responses = {
+        401: {"model": ErrorAnswer, "description": "No valid API key"},
+        403: {"model": ErrorAnswer, "description": "The key is not for administration"},
+    }
+
+    @api.get("/admin/pools", tags=["service"], responses=refused)
+    async def get_pools(request: Request) -> PoolList:
+        """Pools and their replicas, summed over all workers. Takes a key with `admin: true`, if there are keys."""
+        caller = state.identity.identify(dict(request.headers.raw))
+        if not caller.admin:
+            message = f"Key {caller.key_name!r} may not see this; its `admin` setting is not true."
+            raise Forbidden(message, code="not_admin")
+        return await state.pools()
 
 
 async def _on_api_error(request: Request, error: Exception) -> Response:

@@ -58,7 +58,7 @@ def _get(parts: SplitResult, target: str, timeout_s: float) -> tuple[int, str]:
 
     assert parts.hostname is not None
     if parts.scheme == "https":
-        tls = _tls(parts.hostname)
+        tls = loopback_tls(parts.hostname)
         connection: HTTPConnection = HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s, context=tls)
     else:
         connection = HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
@@ -73,7 +73,8 @@ def _get(parts: SplitResult, target: str, timeout_s: float) -> tuple[int, str]:
     return response.status, " ".join(body.decode("utf-8", "replace").split())[:_SHOWN_CHARS]
 
 
-def _tls(host: str) -> ssl.SSLContext:
+def loopback_tls(host: str) -> ssl.SSLContext:
+    """The system's trust; a loopback address may show any certificate."""
     import ssl
 
     from gateway.config.checks import is_loopback

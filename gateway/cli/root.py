@@ -56,6 +56,7 @@ def real_command(command: Any) -> Any:
 _LATER = (
     ("prices", "List what models cost.", "gateway.cli.prices", "prices"),
     ("models", "Fetch models for the embedded engine, and see which there are.", "gateway.cli.models", "app"),
+    ("pools", "Show pools and their replicas, once or live.", "gateway.cli.pools", "pools"),
     ("engines", "Find out what an engine is and can do.", "gateway.cli.engines", "app"),
     ("fake-engine", "Run an engine for tests: no model, every fault.", "gateway.cli.fake_engine", "fake_engine"),
 )

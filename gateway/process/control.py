@@ -46,9 +46,10 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """To a worker: send a `Numbers` with this id now."""
+    """To a worker: send a `Numbers` with this id now. `pools`: with what it sees of the pools."""
 
     id: int
+    pools: bool = False
 
 
 class Exposed(msgspec.Struct, frozen=True, tag=True):
@@ -57,6 +58,13 @@ class Exposed(msgspec.Struct, frozen=True, tag=True):
     id: int
     body: bytes
     content_type: str
+
+
+class Gathered(msgspec.Struct, frozen=True, tag=True):
+    """To a worker: the answer to `Gather`, one report of each worker, as JSON."""
+
+    id: int
+    reports: list[bytes]
 
 
 class Reopen(msgspec.Struct, frozen=True, tag=True):
@@ -74,10 +82,12 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
 
 
 class Numbers(msgspec.Struct, frozen=True, tag=True):
-    """From a worker: its metrics. `id` is that of `Ask`, or 0 where nobody asked."""
+    """From a worker: its metrics, and its pools as JSON if `Ask` wanted them. `id` is that of `Ask`, or 0 where nobody
+    asked."""
 
     id: int
     snapshot: bytes
+    pools: bytes = b""
 
 
 class Scrape(msgspec.Struct, frozen=True, tag=True):
@@ -87,7 +97,15 @@ class Scrape(msgspec.Struct, frozen=True, tag=True):
     accept: str
 
 
-Message = Configure | EnginesReady | Drain | Ask | Exposed | Reopen | Started | Refused | Numbers | Scrape
+class Gather(msgspec.Struct, frozen=True, tag=True):
+    """From a worker: somebody wants to know what all workers see of the pools."""
+
+    id: int
+
+
+Message = (
+    Configure | EnginesReady | Drain | Ask | Exposed | Gathered | Reopen | Started | Refused | Numbers | Scrape | Gather
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

@@ -16,6 +16,7 @@ from typing import Literal, cast
 from gateway.app import Gateway
 from gateway.config import Config
 from gateway.config.secrets import secrets_of
+from gateway.pool_report import PoolList, merge_reports
 from gateway.process.board import Board, Turn
 from gateway.process.control import (
     Ask,
@@ -24,6 +25,8 @@ from gateway.process.control import (
     Drain,
     EnginesReady,
     Exposed,
+    Gather,
+    Gathered,
     Message,
     Numbers,
     Refused,
@@ -67,6 +70,7 @@ class Worker:
         self._configured: asyncio.Future[Configure] = asyncio.get_running_loop().create_future()
         self._drain: asyncio.Future[Drain] = asyncio.get_running_loop().create_future()
         self._scrapes: dict[int, asyncio.Future[Exposition]] = {}
+        self._gathering: dict[int, asyncio.Future[PoolList]] = {}
         self._ids = itertools.count(1)
 
     async def run(self) -> int:
@@ -93,7 +97,9 @@ class Worker:
         self._config = unpack_config(told.config)
         redactor = Redactor(secrets_of(self._config))
         set_up(cast(Literal["json", "pretty"], told.log_format), redactor=redactor, worker_id=told.worker_id)
-        self._gateway = Gateway(self._config, worker_id=told.worker_id, metrics=self._all_metrics)
+        self._gateway = Gateway(
+            self._config, worker_id=told.worker_id, metrics=self._all_metrics, pools=self._all_pools
+        )
         self._gateway.engines_ready = told.engines_ready
         turn = Turn(Board(self._board_fd, told.workers), told.worker_id) if told.workers > 1 else None
         await self._gateway.start(self._listener, turn)
@@ -138,14 +144,33 @@ class Worker:
         finally:
             del self._scrapes[scrape_id]
 
+    async def _all_pools(self) -> PoolList:
+        gather_id = next(self._ids)
+        answer: asyncio.Future[PoolList] = asyncio.get_running_loop().create_future()
+        self._gathering[gather_id] = answer
+        try:
+            self._channel.send(Gather(gather_id))
+            async with asyncio.timeout(SCRAPE_S):
+                return await answer
+        finally:
+            del self._gathering[gather_id]
+
+    def _tell(self, ask: Ask, gateway: Gateway) -> None:
+        pools = gateway.pool_report().model_dump_json().encode() if ask.pools else b""
+        self._channel.send(Numbers(ask.id, gateway.telemetry.snapshot(), pools))
+
     def _take(self, message: Message) -> None:
         match message:
-            case Ask(id=ask_id) if self._gateway is not None:
-                self._channel.send(Numbers(ask_id, self._gateway.telemetry.snapshot()))
+            case Ask() if self._gateway is not None:
+                self._tell(message, self._gateway)
             case Exposed(id=scrape_id, body=body, content_type=content_type):
                 waiting = self._scrapes.get(scrape_id)
                 if waiting is not None and not waiting.done():
                     waiting.set_result(Exposition(body, content_type))
+            case Gathered(id=gather_id, reports=reports):
+                gathering = self._gathering.get(gather_id)
+                if gathering is not None and not gathering.done():
+                    gathering.set_result(merge_reports(map(PoolList.model_validate_json, reports)))
             case Reopen() if self._gateway is not None:
                 self._gateway.telemetry.reopen()
             case EnginesReady() if self._gateway is not None:

@@ -24,6 +24,8 @@ from gateway.process.control import (
     Drain,
     EnginesReady,
     Exposed,
+    Gather,
+    Gathered,
     Message,
     Numbers,
     Refused,
@@ -47,19 +49,26 @@ class WorkerFailed(Exception):
 
 
 class Worker:
-    """One process. `numbers`: its latest snapshot; `ended`: set once it is reaped and its last message is taken."""
+    """One process. `numbers`: its latest snapshot; `ended`: set once it is reaped and its last message is taken.
+
+    pools: what it sees of the pools, as it last told; empty: it has not been asked.
+    """
 
     def __init__(
-        self, worker_id: int, process: asyncio.subprocess.Process, on_scrape: Callable[[Worker, Scrape], None]
+        self,
+        worker_id: int,
+        process: asyncio.subprocess.Process,
+        on_question: Callable[[Worker, Scrape | Gather], None],
     ):
         self.id = worker_id
         self.pid = process.pid
         self.numbers: bytes | None = None
+        self.pools = b""
         self.ended = asyncio.Event()
         self.started = asyncio.Event()
         self.refusal = ""
         self._process = process
-        self._on_scrape = on_scrape
+        self._on_question = on_question
         self._channel: Channel | None = None
         self._asked: dict[int, asyncio.Future[None]] = {}
         self._ids = itertools.count(1)
@@ -71,7 +80,11 @@ class Worker:
 
     @classmethod
     async def spawn(
-        cls, told: Configure, listener: socket.socket, board: Board, on_scrape: Callable[[Worker, Scrape], None]
+        cls,
+        told: Configure,
+        listener: socket.socket,
+        board: Board,
+        on_question: Callable[[Worker, Scrape | Gather], None],
     ) -> Worker:
         """Start a process on the listening socket. One malloc arena: more only fragment what one thread uses (A13).
 
@@ -91,7 +104,7 @@ class Worker:
             except OSError:
                 ours.close()
                 raise
-        worker = cls(told.worker_id, process, on_scrape)
+        worker = cls(told.worker_id, process, on_question)
         worker._channel = await Channel.open(ours, worker._take)
         worker._channel.send(told)
         return worker
@@ -109,12 +122,12 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
-    async def ask(self) -> None:
-        """Have `numbers` renewed; returns when they are."""
+    async def ask(self, *, pools: bool = False) -> None:
+        """Have `numbers` renewed, and `pools` if they are wanted; returns when they are."""
         ask_id = next(self._ids)
         answer = self._asked[ask_id] = asyncio.get_running_loop().create_future()
         try:
-            self.send(Ask(ask_id))
+            self.send(Ask(ask_id, pools))
             await answer
         finally:
             del self._asked[ask_id]
@@ -125,13 +138,14 @@ class Worker:
 
     def _take(self, message: Message) -> None:
         match message:
-            case Numbers(id=ask_id, snapshot=snapshot):
+            case Numbers(id=ask_id, snapshot=snapshot, pools=pools):
                 self.numbers = snapshot
+                self.pools = pools or self.pools
                 answer = self._asked.get(ask_id)
                 if answer is not None and not answer.done():
                     answer.set_result(None)
-            case Scrape():
-                self._on_scrape(self, message)
+            case Scrape() | Gather():
+                self._on_question(self, message)
             case Started():
                 self.started.set()
             case Refused(message=text):
@@ -169,9 +183,10 @@ class Numbering:
             before = [self._retired] if self._retired is not None else []
             self._retired = retire([*before, worker.numbers], bound=self._bound)
 
-    def answer(self, worker: Worker, scrape: Scrape) -> None:
-        """Answer one worker with the numbers of all."""
-        task = asyncio.get_running_loop().create_task(self._answer(worker, scrape))
+    def answer(self, worker: Worker, question: Scrape | Gather) -> None:
+        """Answer one worker with what all know."""
+        work = self._answer(worker, question) if isinstance(question, Scrape) else self._gather(worker, question)
+        task = asyncio.get_running_loop().create_task(work)
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
 
@@ -179,12 +194,19 @@ class Numbering:
         exposition = await self.expose(scrape.accept)
         worker.send(Exposed(scrape.id, exposition.body, exposition.content_type))
 
-    async def expose(self, accept: str) -> Exposition:
-        asking = [asyncio.create_task(worker.ask()) for worker in self._live if worker.started.is_set()]
+    async def _gather(self, asker: Worker, gather: Gather) -> None:
+        await self._ask_all(pools=True)
+        asker.send(Gathered(gather.id, [worker.pools for worker in self._live if worker.pools]))
+
+    async def _ask_all(self, *, pools: bool = False) -> None:
+        asking = [asyncio.create_task(worker.ask(pools=pools)) for worker in self._live if worker.started.is_set()]
         if asking:
             _, late = await asyncio.wait(asking, timeout=ASK_S)
             for task in late:
                 task.cancel()
+
+    async def expose(self, accept: str) -> Exposition:
+        await self._ask_all()
         live = [worker.numbers for worker in self._live if worker.numbers is not None]
         retired = [self._retired] if self._retired is not None else []
         return render(merge(live, retired, bound=self._bound), accept)
