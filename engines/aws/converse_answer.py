@@ -167,7 +167,10 @@ def _usage(usage: _Usage) -> dict[str, object]:
         "prompt_tokens": prompt,
         "completion_tokens": usage.output_tokens,
         "total_tokens": prompt + usage.output_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cache_read_input_tokens},
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cache_read_input_tokens,
+            "cache_creation_tokens": usage.cache_write_input_tokens,
+        },
     }
 
 

@@ -424,9 +424,9 @@ def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch)
         signer_for(AwsOptions(region=REGION), "https://h", "bedrock")
 
 
-def findings(**engine: Any) -> list[Finding]:
-    pool = Pool.model_validate({"engine": {"kind": "bedrock"} | engine, "urls": ["https://proxy.internal"]})
-    return list(aws_engine(pool, ("pools", "p")))
+def findings(site: str = "cloud", **engine: Any) -> list[Finding]:
+    tree = {"engine": {"kind": "bedrock"} | engine, "urls": ["https://proxy.internal"], "site": site}
+    return list(aws_engine(Pool.model_validate(tree), ("pools", "p")))
 
 
 @pytest.mark.parametrize(
@@ -434,7 +434,8 @@ def findings(**engine: Any) -> list[Finding]:
     [
         ({}, [("urls", 0)]),
         ({"api_key": "k"}, []),
-        ({"kind": "sagemaker", "api_key": "k"}, [("urls", 0)]),
+        ({"kind": "sagemaker", "api_key": "k"}, [("engine", "api_key"), ("urls", 0)]),
+        ({"kind": "vllm", "aws": {"region": REGION}}, [("engine", "aws")]),
         ({"kind": "vllm"}, []),
         ({"aws": {"region": REGION}}, []),
         ({"aws": {"region": REGION, "profile": "p"}}, []),
@@ -448,6 +449,17 @@ def findings(**engine: Any) -> list[Finding]:
 )
 def test_settings_that_contradict_each_other_are_found(engine: Json, where: list[tuple[str | int, ...]]) -> None:
     assert [found.path[2:] for found in findings(**engine)] == where
+
+
+def test_a_cloud_that_is_said_to_stand_on_premise_is_warned_of() -> None:
+    (found,) = findings("on-premise", api_key="k")
+    assert found.severity == "warning" and "site: cloud" in found.hint
+
+
+def test_the_extra_is_missed_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (found,) = findings(aws={"region": REGION})
+    assert "botocore" in found.message and "headrace[aws]" in found.hint
 
 
 @pytest.mark.parametrize(("status", "healthy"), [("403 Forbidden", True), ("503 x", False)])

@@ -26,7 +26,7 @@ COUNTED = {
     "prompt_tokens": 105,
     "completion_tokens": 4,
     "total_tokens": 109,
-    "prompt_tokens_details": {"cached_tokens": 90},
+    "prompt_tokens_details": {"cached_tokens": 90, "cache_creation_tokens": 5},
 }
 
 
