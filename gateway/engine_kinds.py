@@ -14,6 +14,10 @@ from gateway.config import EngineOptions
 
 Make = Callable[[EngineOptions, Endpoint, Outbox], Engine]
 _MADE_IN: Mapping[str, str] = {
+    "azureml": "gateway.kinds.azureml",
+    "kserve": "gateway.kinds.kserve",
+    "tfserving": "gateway.kinds.tfserving",
+    "torchserve": "gateway.kinds.torchserve",
     "anthropic": "gateway.kinds.anthropic",
     "azure": "gateway.kinds.azure",
     "bedrock": "gateway.kinds.bedrock",

@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic import BaseModel, SecretStr
@@ -20,7 +20,14 @@ from gateway.config.types import constraint, expected
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference"
 _WRITTEN = "<!-- Written by `python -m gateway.cli.reference write`; edit the code instead. -->\n"
-_PLAIN = {int: "whole number", float: "number", bool: "true or false", str: "text", SecretStr: "secret"}
+_PLAIN = {
+    Any: "any value",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    str: "text",
+    SecretStr: "secret",
+}
 _VALUES = {int: "NUMBER", float: "NUMBER", Path: "PATH"}
 _LIMITS = (
     ("gt", "more than {}"),
@@ -84,9 +91,11 @@ def _models(annotation: object, path: str) -> Iterator[tuple[type[BaseModel], st
 
 def _type(annotation: object) -> str:
     found = expected(annotation)
-    if found.literals:
-        return ", ".join(f"`{choice}`" for choice in found.literals)
-    words = [_type_of(kind) for kind in found.kinds]
+    choices = ", ".join(f"`{choice}`" for choice in found.literals)
+    words = [_type_of(kind) for kind in found.kinds if get_origin(kind) is not Literal]
+    if choices and not words:
+        return choices
+    words = [choices, *words] if choices else words
     return " or ".join([*words, "none"] if found.optional else words)
 
 
