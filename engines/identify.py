@@ -76,9 +76,13 @@ class _Info(msgspec.Struct):
 class _ServerInfo(msgspec.Struct):
     """Of SGLang."""
 
-    version: str = ""
+    version: str
     context_length: int | None = None
     max_req_input_len: int | None = None
+
+
+class _FakeStats(msgspec.Struct):
+    connected: int
 
 
 class _Api(msgspec.Struct):
@@ -116,7 +120,7 @@ def _context_elsewhere(seen: Mapping[str, Seen]) -> int:
 
 
 def _fake(seen: Mapping[str, Seen]) -> Identity | None:
-    return Identity("fake", "", ("/fake/stats",)) if seen.get("/fake/stats", _NOTHING).status == 200 else None
+    return Identity("fake", "", ("/fake/stats",)) if _page(seen, "/fake/stats", _FakeStats) is not None else None
 
 
 def _vllm(seen: Mapping[str, Seen]) -> Identity | None:

@@ -14,7 +14,15 @@ from typing import Any
 
 import pytest
 
-from engines.commands import fake_command, free_port, llamacpp_command
+from engines.commands import (
+    fake_command,
+    free_port,
+    gpu_environment,
+    gpu_slice,
+    llamacpp_command,
+    transformers_command,
+    vllm_command,
+)
 from engines.launcher import (
     MOVES,
     Backoff,
@@ -379,6 +387,47 @@ def test_the_commands_carry_every_setting(tmp_path: Path) -> None:
     fake = fake_command("b", model="m", port=9002, host="::1", args=("--ttft", "0.1"))
     assert fake.argv[-4:] == ["--model", "m", "--ttft", "0.1"]
     assert fake.ready_url == "http://[::1]:9002/health"
+
+
+def test_vllm_and_transformers_are_started_with_their_own_interpreter_and_flags() -> None:
+    vllm = vllm_command("v", model="org/m", names=("a", "b"), port=9003, python="/opt/vllm/bin/python", args=("--x=1",))
+    assert vllm.argv == [
+        *("/opt/vllm/bin/python", "-m", "vllm.entrypoints.openai.api_server", "--model", "org/m"),
+        *("--served-model-name", "a", "b", "--host", "127.0.0.1", "--port", "9003", "--x=1"),
+    ]
+    assert vllm.ready_url == "http://127.0.0.1:9003/health"
+    serve = transformers_command("t", model="/models/m", port=9004, args=("--continuous-batching",))
+    assert serve.argv == [
+        *(sys.executable, "-m", "transformers.cli.transformers", "serve", "/models/m"),
+        *("--host", "127.0.0.1", "--port", "9004", "--continuous-batching"),
+    ]
+    assert transformers_command("t", model="m", port=1, python="~/v/python").argv[0] == str(Path.home() / "v/python")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "replicas", "expected"),
+    [
+        (1, 3, [(0,), (1,), (2,)]),
+        (2, 2, [(0, 1), (2, 3)]),
+        (0, 1, [()]),
+        ([4, 5, 6, 7], 2, [(4, 5), (6, 7)]),
+        (["GPU-a", "GPU-b"], 1, [("GPU-a", "GPU-b")]),
+    ],
+)
+def test_each_replica_gets_gpus_of_its_own(
+    gpus: int | list[int | str], replicas: int, expected: list[tuple[int | str, ...]]
+) -> None:
+    assert [gpu_slice(gpus, index, replicas) for index in range(replicas)] == expected
+
+
+def test_gpus_are_counted_among_those_that_the_gateway_may_use() -> None:
+    assert gpu_environment((2, 3), {}) == {"CUDA_VISIBLE_DEVICES": "2,3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    assert gpu_environment((0,), {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}) == {"CUDA_VISIBLE_DEVICES": "0"}
+    assert gpu_environment((1,), {"CUDA_VISIBLE_DEVICES": "4, 5"}) == {"CUDA_VISIBLE_DEVICES": "5"}
+    assert gpu_environment(("GPU-a",), {"CUDA_VISIBLE_DEVICES": "4"}) == {"CUDA_VISIBLE_DEVICES": "GPU-a"}
+    assert gpu_environment((), {})["CUDA_VISIBLE_DEVICES"] == ""
+    with pytest.raises(ValueError, match="names GPU 2, but CUDA_VISIBLE_DEVICES=4,5 allows 2 only"):
+        gpu_environment((2,), {"CUDA_VISIBLE_DEVICES": "4,5"})
 
 
 def test_a_free_port_is_a_port() -> None:
