@@ -21,8 +21,12 @@ LIMIT_S = CHAOS_S * (1.5 + CALM_SHARE) + 180
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(LIMIT_S + 30)]
 
 
-def test_no_request_is_lost_before_its_first_byte_while_one_replica_lives() -> None:
+def test_no_request_is_lost_before_its_first_byte_while_one_replica_lives(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """R04: nor answered twice, nor does anything stay, nor do requests that meet no fault take longer."""
     findings = long_run(run(Plan(CHAOS_S, REQUESTS, SEED)), LIMIT_S)
+    with capsys.disabled():
+        print(f"\n{findings.table()}")
     assert not findings.offences, "\n".join(findings.offences[:50])
     assert findings.p99_ratio <= P99_LIMIT

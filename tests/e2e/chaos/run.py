@@ -200,11 +200,10 @@ async def _gateway(replicas: list[Replica], folder: Path) -> AsyncIterator[Serve
 
 
 async def run(plan: Plan) -> Findings:
+    """Carry the plan out; settings and faults are printed as they come."""
     ledger = Ledger()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         async with replicas_running(REPLICAS, ledger) as replicas, _gateway(replicas, folder) as gateway:
             print(json.dumps({"chaos": plan.__dict__, "settings": SETTINGS}))
-            findings = await Run(plan, replicas, gateway, folder, ledger).run()
-            print(findings.table())
-            return findings
+            return await Run(plan, replicas, gateway, folder, ledger).run()
