@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class StreamUsage(enum.StrEnum):
     """Where the usage of a stream comes."""
 
-    ON_REQUEST = "own event, with include_usage"
+    ON_REQUEST = "own event, with `include_usage`"
     IN_FINISH = "in the finish event, always"
     UNKNOWN = "not tested"
 
@@ -68,14 +68,14 @@ SERVERS: Mapping[str, ServerKind] = {
         version_path="/version",
         metrics_prefix="vllm:",
         load=LoadMetrics("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"),
-        full="503 without retry-after, with --max-num-queued-reqs; without it, requests wait",
+        full="503 without `retry-after`, with `--max-num-queued-reqs`; else requests wait",
         usage=StreamUsage.ON_REQUEST,
         unknown_fields=Unknown.IGNORED,
         tokenize=True,
         tested="0.32.0",
         quirks=(
-            "ends a stream that failed with `[DONE]` after the error; the gateway does not take that for success",
-            "its EngineCore and workers outlive a killed server; the gateway ends them",
+            "a stream that failed ends with `[DONE]` after the error, which the gateway does not take for success",
+            "EngineCore and workers outlive a server that was killed; the gateway ends them",
         ),
     ),
     "llamacpp": ServerKind(
@@ -90,9 +90,9 @@ SERVERS: Mapping[str, ServerKind] = {
         tokenize=True,
         tested="xllamacpp 2026.10.11549",
         quirks=(
-            "closes the connection after each stream",
-            "tokenizing has a format of its own; the gateway translates",
-            "answers to any model name",
+            "the connection is closed after each stream",
+            "tokenizing has a format of its own, which the gateway translates",
+            "any model name is answered",
         ),
     ),
     "transformers": ServerKind(
@@ -103,10 +103,10 @@ SERVERS: Mapping[str, ServerKind] = {
         unknown_fields=Unknown.REFUSED,
         tested="5.19.0",
         quirks=(
-            "no `[DONE]` at the end of a stream",
-            "ignores `max_completion_tokens`; the gateway sends `max_tokens`",
-            "ignores `response_format`, `n`, `logprobs` and `tool_choice`; the gateway refuses what they would change",
-            "answers with the model's path as its name",
+            "streams end without `[DONE]`",
+            "`max_completion_tokens` is ignored; the gateway sends `max_tokens` in its place",
+            "`response_format`, `n`, `logprobs` and `tool_choice` are ignored; what they would change is refused",
+            "answers name the model by its path",
         ),
     ),
     "fake": ServerKind(
@@ -115,7 +115,7 @@ SERVERS: Mapping[str, ServerKind] = {
         version_path="/version",
         metrics_prefix="vllm:",
         load=LoadMetrics("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"),
-        full="503, with --max-queue",
+        full="503, with `--max-queue`",
         usage=StreamUsage.ON_REQUEST,
         unknown_fields=Unknown.IGNORED,
         tokenize=True,
@@ -127,7 +127,7 @@ SERVERS: Mapping[str, ServerKind] = {
         version_path="/get_server_info",
         metrics_prefix="sglang:",
         load=LoadMetrics("sglang:num_running_reqs", "sglang:num_queue_reqs", "sglang:token_usage"),
-        full="503, with --max-queued-requests",
+        full="503, with `--max-queued-requests`",
     ),
     "tgi": ServerKind(
         "TGI",
@@ -139,7 +139,7 @@ SERVERS: Mapping[str, ServerKind] = {
     ),
     "tensorrt-llm": ServerKind("TensorRT-LLM", "openai", version_path="/version"),
     "ollama": ServerKind(
-        "Ollama", "openai", health_path="/", version_path="/api/version", full="503, beyond OLLAMA_MAX_QUEUE"
+        "Ollama", "openai", health_path="/", version_path="/api/version", full="503, beyond `OLLAMA_MAX_QUEUE`"
     ),
     "lm-studio": ServerKind("LM Studio", "openai", health_path="/v1/models"),
     "triton": ServerKind(
@@ -148,7 +148,7 @@ SERVERS: Mapping[str, ServerKind] = {
         health_path="/v2/health/ready",
         version_path="/v2",
         metrics_prefix="nv_",
-        quirks=("speaks OpenAI's protocol only with its OpenAI frontend; else the KServe protocol",),
+        quirks=("OpenAI's protocol comes with its OpenAI frontend alone; without it, see `kserve`",),
     ),
     "openai": ServerKind("an OpenAI-compatible server", "openai", health_path="/v1/models"),
 }
