@@ -118,7 +118,7 @@ class Race:
             if not runners[0].task.done() and (found := self._second()) is not None:
                 self._record.hedged = True
                 runners.append(self._start(*found))
-            winner = await _winner(runners)
+            winner = await self._winner(runners)
             self._learn(began_s)
             for runner in runners:
                 if runner is not winner:
@@ -177,23 +177,24 @@ class Race:
                 self._rest(runner.replica, failure)
             self._telemetry.attempt(runner.replica.pool, runner.replica.name, outcome)
 
+    async def _winner(self, runners: list[_Runner]) -> _Runner:
+        """The first that has an answer. One that fails is judged at once.
 
-async def _winner(runners: list[_Runner]) -> _Runner:
-    """The first that has an answer.
-
-    Raises:
-        Rejection, EngineError: none has one, or it is known that none will.
-    """
-    while True:
-        for runner in runners:
-            if runner.ready:
-                return runner
-            failure = runner.failure
-            if isinstance(failure, Rejection) and failure.outcome is Outcome.FINE:
+        Raises:
+            Rejection, EngineError: none has one, or it is known that none will.
+        """
+        while True:
+            for runner in runners:
+                if runner.ready:
+                    return runner
+                failure = runner.failure
+                if failure is not None:
+                    self._close(runner)
+                if isinstance(failure, Rejection) and failure.outcome is Outcome.FINE:
+                    raise failure
+            pending = [runner.task for runner in runners if not runner.task.done()]
+            if not pending:
+                failure = runners[0].failure
+                assert failure is not None
                 raise failure
-        pending = [runner.task for runner in runners if not runner.task.done()]
-        if not pending:
-            failure = runners[0].failure
-            assert failure is not None
-            raise failure
-        await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)

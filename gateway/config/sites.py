@@ -13,6 +13,7 @@ _PRIVATE = (".local", ".internal", ".lan", ".svc", ".cluster.local", ".localhost
 
 def site_of(url: str) -> Literal["on-premise", "cloud"]:
     """Where a URL leads. What is not plainly a private address counts as cloud: residency fails closed."""
+    host = ""
     try:
         host = urlsplit(url).hostname or ""
         return "on-premise" if ipaddress.ip_address(host).is_private else "cloud"
