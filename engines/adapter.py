@@ -160,11 +160,12 @@ class Translated:
         streams = stream and response.status == 200
         kind = b"text/event-stream" if streams else b"application/json"
         self.headers = {**response.headers, b"content-type": kind}
-        self._refusal: bytes | None = None
+        self._last_event_s = 0.0
 
     @property
     def last_data_s(self) -> float:
-        return self._response.last_data_s
+        """In a stream what counts is what it says: a peer's pings keep nobody's stream alive."""
+        return self._response.last_data_s if self._reader is None else self._last_event_s
 
     async def read(self, limit_bytes: int) -> bytes:
         body = await self._response.read(limit_bytes)
@@ -200,6 +201,7 @@ class Translated:
             self._fail(error)
             return
         if events and self._receiver is not None:
+            self._last_event_s = self._response.last_data_s
             self._receiver.on_data(events, None)
 
     def on_end(self) -> None:

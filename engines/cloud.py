@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 import msgspec
 
@@ -35,13 +36,16 @@ class CloudEngine(HttpEngine):
         if head is None:
             message = f"This cloud has no /{request.operation}."
             return MadeResponse(501, error_body(message, code="unsupported_operation"))
-        response = await self._signed(head, request, timeouts)
-        if response.status == 401 and self._signer is not None and self._signer.renew():
+        response, ticket = await self._signed(head, request, timeouts)
+        if response.status == 401 and self._signer is not None and self._signer.renew(ticket):
             response.abort()
-            response = await self._signed(head, request, timeouts)
+            response, _ = await self._signed(head, request, timeouts)
         if response.status == 200:
             return response
-        body = await response.read(_MAX_ERROR_BYTES)
+        try:
+            body = await response.read(_MAX_ERROR_BYTES)
+        finally:
+            response.abort()
         told = MadeResponse(response.status, self._reworded(request, response.status, body))
         told.headers = {**response.headers, b"content-type": b"application/json"}
         return told
@@ -49,8 +53,8 @@ class CloudEngine(HttpEngine):
     async def healthy(self) -> bool:
         limits = Timeouts(connect_s=2.0, total_s=5.0)
         try:
-            lines, limits = await self._let_in(limits)
-            response = await self._send(self._head("GET", self._health_path) + lines + b"\r\n", limits)
+            ticket, limits = await self._let_in(limits)
+            response = await self._send(self._head("GET", self._health_path) + _lines(ticket) + b"\r\n", limits)
         except EngineError:
             return False
         response.abort()
@@ -73,14 +77,17 @@ class CloudEngine(HttpEngine):
         """What the status at the health path says."""
         return status == 200
 
-    async def _signed(self, head: bytes, request: EngineRequest, timeouts: Timeouts) -> Exchange:
-        lines, timeouts = await self._let_in(timeouts)
-        return await self._post(head, request.body, timeouts, lines + request.headers)
+    async def _signed(
+        self, head: bytes, request: EngineRequest, timeouts: Timeouts
+    ) -> tuple[Exchange, Mapping[str, str]]:
+        """The answer, and the headers that let the gateway in."""
+        ticket, timeouts = await self._let_in(timeouts)
+        return await self._post(head, request.body, timeouts, _lines(ticket) + request.headers), ticket
 
-    async def _let_in(self, timeouts: Timeouts) -> tuple[bytes, Timeouts]:
-        """The signer's header lines, and what waiting for them left of the time."""
+    async def _let_in(self, timeouts: Timeouts) -> tuple[Mapping[str, str], Timeouts]:
+        """The signer's headers, and what waiting for them left of the time."""
         if self._signer is None:
-            return b"", timeouts
+            return {}, timeouts
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(timeouts.connect_s):
@@ -92,4 +99,8 @@ class CloudEngine(HttpEngine):
         spent_s = time.monotonic() - began_s
         if timeouts.total_s is not None and spent_s > 0.001:
             timeouts = msgspec.structs.replace(timeouts, total_s=max(0.001, timeouts.total_s - spent_s))
-        return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1"), timeouts
+        return headers, timeouts
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")

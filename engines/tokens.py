@@ -80,8 +80,11 @@ class BearerSigner:
                     raise EngineUnreachable(f"no access token: {self._failure}; check `{self._setting}`")
         return {"authorization": f"Bearer {self._value}"}
 
-    def renew(self) -> bool:
-        """The peer refused the token. Whether another try with a new one makes sense; the old one is forgotten then."""
+    def renew(self, refused: Mapping[str, str]) -> bool:
+        """The peer refused these headers. Whether another try makes sense: with the token that has taken their place
+        meanwhile, or with a new one."""
+        if refused["authorization"] != f"Bearer {self._value}":
+            return True
         if time.monotonic() - self._fetched_s < MIN_AGE_S:
             return False
         self._expires_s = 0.0

@@ -213,6 +213,8 @@ class MessageReader:
         self._silent: set[int] = set()
         """Blocks whose tool call has not said its arguments."""
         self._over = False
+        self._opening = b""
+        """The first event, held back until there is a second: an error in its place leaves another replica a chance."""
 
     def feed(self, payload: bytes) -> bytes:
         out = b""
@@ -242,7 +244,7 @@ class MessageReader:
         if kind == "message_start" and event_.message is not None:
             self._message = event_.message
             self._count(event_.message.usage)
-            return self._chunk(_Said(role="assistant", content=""))
+            self._opening = self._chunk(_Said(role="assistant", content=""))
         if kind == "message_delta":
             self._count(event_.usage)
             if event_.delta is not None and event_.delta.stop_reason is not None:
@@ -298,7 +300,10 @@ class MessageReader:
 
     def _event(self, choices: list[_Choice], usage: _Tokens | UnsetType = UNSET) -> bytes:
         message = self._message
-        return event(_Answer(message.id, "chat.completion.chunk", self._created, message.model, choices, usage))
+        opening, self._opening = self._opening, b""
+        return opening + event(
+            _Answer(message.id, "chat.completion.chunk", self._created, message.model, choices, usage)
+        )
 
     def _count(self, usage: _Usage | None) -> None:
         """Counts are totals: the latest stands, and what is not said again stays."""

@@ -236,7 +236,7 @@ def ask(body: bytes, max_tokens: int) -> Asked:
             raise CannotSay(f"Anthropic's models do not offer `{name}`.", param=name)
     wanted = _Wanted(
         model=asked.model,
-        max_tokens=asked.max_completion_tokens or asked.max_tokens or max_tokens,
+        max_tokens=next((n for n in (asked.max_completion_tokens, asked.max_tokens) if n is not None), max_tokens),
         messages=_turns(asked.messages),
         system=_system(asked.messages) or UNSET,
         stream=asked.stream or UNSET,

@@ -138,6 +138,7 @@ def test_a_plain_request_gets_the_required_limit() -> None:
     turn = {"role": "user", "content": [{"type": "text", "text": "Hi"}]}
     assert wanted() == {"model": "claude", "max_tokens": 4096, "messages": [turn]}
     assert wanted(max_tokens=5)["max_tokens"] == 5
+    assert wanted(max_tokens=0)["max_tokens"] == 0
     assert wanted(max_completion_tokens=7, max_tokens=None)["max_tokens"] == 7
 
 
@@ -524,12 +525,12 @@ def test_an_error_in_a_stream_ends_it_with_the_status_it_stands_for(kind: str, c
     reader = MessageReader(wants_usage=True)
     broken = event("error", error={"type": kind, "message": "Overloaded"})
     chunks = said(reader.feed(named(START, broken, *block(0, "text", text="no more"))))
-    assert chunks[1:] == [{"error": {"message": "Overloaded", "type": kind, "param": None, "code": code}}]
+    assert chunks == [{"error": {"message": "Overloaded", "type": kind, "param": None, "code": code}}]
 
 
 async def test_who_hangs_up_frees_the_peer() -> None:
     """A01."""
-    async with anthropic(stream(named(START), ends=False)) as (engine, peer):
+    async with anthropic(stream(named(START, *block(0, "text", text="So")), ends=False)) as (engine, peer):
         body = json.dumps({"model": "claude", "messages": [USER], "stream": True}).encode()
         response = await engine.send(EngineRequest(Operation.CHAT, body, stream=True), LIMITS)
         collector = Collector()

@@ -108,5 +108,14 @@ async def test_closing_ends_the_wait() -> None:
 
 async def test_a_token_that_was_just_fetched_is_not_renewed() -> None:
     signer = BearerSigner(Source(3600), "engine.x")
+    refused = {"authorization": await token(signer)}
+    assert not signer.renew(refused)
+    await signer.aclose()
+
+
+async def test_a_token_that_has_been_replaced_meanwhile_is_worth_another_try() -> None:
+    signer = BearerSigner(Source(3600), "engine.x")
     await token(signer)
-    assert not signer.renew()
+    assert signer.renew({"authorization": "Bearer t0"})
+    assert await token(signer) == "Bearer t1"
+    await signer.aclose()

@@ -18,6 +18,7 @@ from gateway.config.checks import check
 from gateway.config.load import parse_config
 from gateway.config.secrets import secrets_of
 from tests.engines.clouds import Cloud, Json, answer, cloud, events, stream
+from tests.engines.server import Peer, engine_server
 from tests.engines.test_anthropic import START, TALK, USAGE, block, ending, event, named
 from tests.engines.test_azure import TENANT, authority
 from tests.engines.test_vertex import service_account, token
@@ -259,6 +260,37 @@ async def test_an_error_in_anthropics_stream_is_one_in_ours() -> None:
                 text += chunk.choices[0].delta.content or ""
         assert text == "So"
         assert (await server.records())[0]["error"]
+
+
+async def test_an_error_before_anthropic_says_anything_leaves_another_replica_its_chance() -> None:
+    """A19, R05."""
+    full = stream(named(START, event("ping"), event("error", error={"type": "overloaded_error", "message": "Full"})))
+    async with cloud(full, stream(TALK)) as peer:
+        config = config_of(peer.url, f"{peer.url}/other", engine=ANTHROPIC, pool={"site": "cloud"})
+        async with serving(config) as server:
+            found = await server.post("/v1/chat/completions", streamed())
+    assert found.status_code == 200
+    assert "let's see" in found.text
+    assert "error" not in found.text
+    assert len(peer.seen) == 2
+
+
+async def test_a_peers_pings_do_not_stand_for_our_keepalive() -> None:
+    """A11."""
+
+    async def thinks(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(stream(named(START), ends=False))
+        while True:
+            ping = named(event("ping"))
+            await peer.send(b"%x\r\n%b\r\n" % (len(ping), ping))
+            await asyncio.sleep(0.02)
+
+    async with engine_server(thinks) as url:
+        config = config_of(url, engine=ANTHROPIC, pool={"site": "cloud"}, server={"sse_keepalive_s": 0.1})
+        async with serving(config) as server, server.asking(streamed()) as wire:
+            await wire.read_head()
+            assert [await wire.read_chunk() for _ in range(3)] == [b": keepalive\n\n"] * 3
 
 
 async def test_anthropic_overloaded_before_the_first_byte_is_a_503() -> None:
