@@ -122,14 +122,17 @@ class ExitReason:
     permanent: bool = False
 
 
-def explain_exit(returncode: int, lines: Sequence[str]) -> ExitReason:
+def explain_exit(returncode: int, lines: Sequence[str], peak_bytes: int = 0) -> ExitReason:
     """Say why a process ended.
 
     Args:
         returncode: as `subprocess` gives it: negative for a signal.
         lines: the last lines that the process wrote, oldest first.
+        peak_bytes: the most memory that it was seen to hold; 0: not known.
     """
     how = _how(returncode)
+    if returncode == -signal.SIGKILL and peak_bytes:
+        how += f"; it held up to {peak_bytes / 1e9:.1f} GB"
     meaning, quote = _known_text(lines) or ("", "")
     if meaning:
         sentence = f"{how}: {meaning} ({_quoted(quote)})"

@@ -15,12 +15,14 @@ from typing import Protocol
 
 from .child import Child
 from .exit_reason import ExitReason, explain_exit
+from .memory import resident_bytes
 
 logger = logging.getLogger(__name__)
 
 _READY_POLL_S = 0.05
 _READY_POLL_MAX_S = 1.0
 _PROBE_TIMEOUT_S = 5.0
+_MEMORY_EVERY_S = 5.0
 
 
 class State(enum.StrEnum):
@@ -165,6 +167,7 @@ class ProcessLauncher:
         self._state = State.STOPPED
         self._failures = 0
         self._reason = ""
+        self._peak_bytes = 0
         self._child: Child | None = None
         self._task: asyncio.Task[None] | None = None
         self._stop_task: asyncio.Task[None] | None = None
@@ -189,6 +192,11 @@ class ProcessLauncher:
     def lines(self) -> Sequence[str]:
         """The last lines of the latest process, oldest first."""
         return tuple(self._child.lines) if self._child else ()
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most resident memory that the latest process and its helpers were seen to hold; 0 right after a start."""
+        return self._peak_bytes
 
     def start(self) -> None:
         if self._state not in (State.STOPPED, State.FAILED):
@@ -256,16 +264,27 @@ class ProcessLauncher:
             child = await self._spawn()
         except OSError as error:
             return None, ExitReason(f"the system cannot start another process: {error}")
-        trouble = await self._until_ready(child)
-        if trouble is not None:
-            await child.terminate(self.spec.stop_timeout_s)
-            return None, ExitReason(trouble)
-        healthy_from_s = None
-        if not child.exited.is_set():
-            healthy_from_s = self._clock.monotonic()
-            self._move(State.READY)
-            await child.exited.wait()
-        return healthy_from_s, explain_exit(child.returncode or 0, tuple(child.lines))
+        watching = asyncio.create_task(self._watch_memory(child))
+        try:
+            trouble = await self._until_ready(child)
+            if trouble is not None:
+                await child.terminate(self.spec.stop_timeout_s)
+                return None, ExitReason(trouble)
+            healthy_from_s = None
+            if not child.exited.is_set():
+                healthy_from_s = self._clock.monotonic()
+                self._move(State.READY)
+                await child.exited.wait()
+        finally:
+            watching.cancel()
+        return healthy_from_s, explain_exit(child.returncode or 0, tuple(child.lines), self._peak_bytes)
+
+    async def _watch_memory(self, child: Child) -> None:
+        self._peak_bytes = 0
+        while True:
+            held_bytes = await asyncio.to_thread(resident_bytes, child.pid)
+            self._peak_bytes = max(self._peak_bytes, held_bytes)
+            await asyncio.sleep(_MEMORY_EVERY_S)
 
     async def _spawn(self) -> Child:
         """Cancelling this leaves the process in `_child`, where `stop` finds it."""

@@ -101,6 +101,12 @@ def test_a_signal_is_named(number: int, expected: str) -> None:
     assert expected in explain_exit(-number, ["GET /health 200"]).sentence
 
 
+def test_a_kill_says_how_much_memory_was_held() -> None:
+    sentence = explain_exit(-signal.SIGKILL, [], peak_bytes=12_340_000_000).sentence
+    assert sentence.endswith("; it held up to 12.3 GB")
+    assert "GB" not in explain_exit(1, [], peak_bytes=1).sentence
+
+
 def test_last_words_are_not_blamed_for_a_kill() -> None:
     assert "GET" not in explain_exit(-signal.SIGKILL, ["GET /health 200"]).sentence
 

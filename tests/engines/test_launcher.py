@@ -33,6 +33,7 @@ from engines.launcher import (
     RealClock,
     State,
 )
+from engines.memory import resident_bytes
 
 SERVE = "import http.server, sys; http.server.HTTPServer(('127.0.0.1', int(sys.argv[1])), H).serve_forever()"
 HANDLER = """
@@ -258,6 +259,21 @@ async def test_a_helper_in_another_session_does_not_hide_the_death_of_its_engine
     async with launched(code + "\nraise SystemExit(78)") as (launcher, log, _):
         await log.until(lambda: launcher.state is State.FAILED)
         os.kill(int(log.lines[0]), signal.SIGKILL)
+
+
+async def test_memory_is_that_of_the_engine_and_its_helpers() -> None:
+    code = (
+        "import subprocess, sys\nkept = bytearray(30_000_000)\n"
+        "subprocess.Popen([sys.executable, '-c', 'kept = bytearray(40_000_000); input()'], stdin=subprocess.PIPE)"
+    )
+    async with launched(code + "\n" + IDLE) as (launcher, log, _):
+        await log.until(lambda: "up" in log.lines and launcher.peak_bytes > 0)
+        pid = launcher.pid
+        assert pid is not None
+        async with asyncio.timeout(10):
+            while await asyncio.to_thread(resident_bytes, pid) < 70_000_000:
+                await asyncio.sleep(0.01)
+    assert resident_bytes(pid) == 0
 
 
 async def test_stop_ends_a_pause_at_once() -> None:
