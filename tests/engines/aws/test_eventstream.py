@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from zlib import crc32
 
@@ -151,6 +152,12 @@ def test_the_largest_message_is_read() -> None:
 def test_headers_that_cannot_be_read_are_refused(raw: bytes) -> None:
     with pytest.raises(EngineProtocolError, match="headers"):
         of_ours(encoded(raw, b""))
+
+
+@given(st.binary(max_size=60), st.booleans())
+def test_no_bytes_make_it_fail_in_any_other_way(raw: bytes, framed: bool) -> None:
+    with contextlib.suppress(EngineProtocolError, EngineDied):
+        of_ours(encoded(raw, b"") if framed else raw)
 
 
 def test_the_kind_and_the_name_of_a_message_are_in_its_headers() -> None:

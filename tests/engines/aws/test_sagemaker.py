@@ -10,7 +10,7 @@ import pytest
 from engines.adapter import DONE, Exchange
 from engines.aws import sagemaker
 from engines.aws.sagemaker import SageMakerTranslator
-from engines.base import EngineDied, EngineProtocolError, Operation
+from engines.base import EngineDied, EngineProtocolError, EngineRequest, Operation
 from tests.engines.aws.conversation import refused, request
 from tests.engines.aws.wire import event, exception, failure, part
 
@@ -30,7 +30,7 @@ LINES = b'{"a": 1}\n{"b": "x"}\n'
 
 def test_the_endpoint_stands_in_the_path_and_the_rest_of_the_body_passes() -> None:
     body = b'{"model": "llama", "messages": [], "temperature": 0.10, "x": {"y": [1e3]}}'
-    wire = SageMakerTranslator().begin(request().__class__(Operation.CHAT, body)).wire
+    wire = SageMakerTranslator().begin(EngineRequest(Operation.CHAT, body)).wire
     assert wire.path == "/endpoints/llama/invocations"
     assert wire.body == b'{"messages":[],"temperature":0.10,"x":{"y": [1e3]}}'
     assert begun(stream=True).wire.path == "/endpoints/llama/invocations-response-stream"
