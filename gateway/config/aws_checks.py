@@ -17,7 +17,7 @@ def aws_engine(pool: Pool, here: KeyPath) -> Iterator[Finding]:
     engine = pool.engine
     where: KeyPath = (*here, "engine")
     if engine.kind not in _KINDS:
-        if "aws" in engine.model_fields_set:
+        if engine.aws != EngineOptions.model_fields["aws"].default:
             message = f"`aws` is for `kind: bedrock` and `kind: sagemaker`, and this is {engine.kind}"
             yield Finding((*where, "aws"), message, "set one of these, or take the section out", at_key=True)
         return

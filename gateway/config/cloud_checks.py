@@ -20,7 +20,9 @@ def cloud_engine(pool: Pool, here: KeyPath) -> Iterator[Finding]:
     engine = pool.engine
     where: KeyPath = (*here, "engine")
     for section, kind in _SECTIONS.items():
-        if section in engine.model_fields_set and engine.kind != kind:
+        # Not `model_fields_set`: what `headrace check` prints has every default filled in, and is a configuration too.
+        says_something = getattr(engine, section) != EngineOptions.model_fields[section].default
+        if says_something and engine.kind != kind:
             message = f"`{section}` is for `kind: {kind}`, and this is {engine.kind}"
             yield Finding((*where, section), message, f"set `kind: {kind}`, or take the section out", at_key=True)
     if engine.kind not in CLOUDS:

@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Iterator
 from typing import cast
 
+from gateway.config.engine_options import EngineOptions
 from gateway.config.models import Pool
 from gateway.config.problems import Finding, KeyPath, did_you_mean
 
@@ -16,7 +17,7 @@ def engine_template(pool: Pool, here: KeyPath) -> Iterator[Finding]:
     """Findings for one pool; `here` is where it stands."""
     engine = pool.engine
     where: KeyPath = (*here, "engine", "template")
-    if "template" not in engine.model_fields_set:
+    if engine.template == EngineOptions.model_fields["template"].default:
         return
     if engine.kind not in CLASSIC:
         message = f"`template` is for classic model servers, and this is {engine.kind}"
