@@ -7,6 +7,7 @@ import contextlib
 import random
 import ssl
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from socket import socket
 
@@ -31,7 +32,7 @@ from gateway.http.state import ServerState
 from gateway.identity import KeyRing
 from gateway.pipeline import Pipeline
 from gateway.pool_keeper import MakeReplica, PoolKeeper
-from gateway.pool_report import PoolList, report
+from gateway.pool_report import PoolList, report, states
 from gateway.pools import Pool
 from gateway.process.board import Turn
 from gateway.process.listener import Acceptor
@@ -117,6 +118,8 @@ class Gateway:
         """Whether the engines that the supervisor starts have loaded; without any, they have."""
         self._sweeper: asyncio.TimerHandle | None = None
         self.telemetry.watch(series.REPLICA_IN_FLIGHT.name, self._replicas_in_flight)
+        self.telemetry.watch(series.REPLICAS.name, self._replicas_by_state)
+        self.telemetry.watch(series.HELD.name, self._held)
 
     @property
     def replicas(self) -> list[Replica]:
@@ -206,6 +209,15 @@ class Gateway:
 
     def _replicas_in_flight(self) -> Iterable[tuple[tuple[str, ...], float]]:
         return [((r.pool, r.name), float(r.in_flight)) for r in self.replicas]
+
+    def _replicas_by_state(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        now_s = self._clock.monotonic()
+        for name, pool in self.pools.items():
+            for state, count in Counter(state for _, state in states(pool, now_s)).items():
+                yield (name, state), float(count)
+
+    def _held(self) -> Iterable[tuple[tuple[str, ...], float]]:
+        return [((name,), float(pool.waker.held)) for name, pool in self.pools.items() if pool.waker is not None]
 
 
 def _replica(options: PoolOptions, pool: str, name: str, url: str, outbox: Outbox) -> Replica:

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from gateway.pool_keeper import PoolKeeper
+from gateway.pools import Pool
 from gateway.replicas import Replica
 from router.breaker import BreakerState
 
@@ -60,15 +61,21 @@ def report(keepers: Iterable[PoolKeeper], worker_id: int, now_s: float, clean: C
     return PoolList(workers=[worker_id], pools=[_pool(keeper, now_s, clean) for keeper in keepers])
 
 
-def _pool(keeper: PoolKeeper, now_s: float, clean: Callable[[str], str]) -> PoolReport:
-    pool, waker = keeper.pool, keeper.pool.waker
+def states(pool: Pool, now_s: float) -> list[tuple[Replica, State]]:
+    """Every replica of a pool, and how it is."""
     told: list[tuple[Replica, State]] = [
         (replica, _OF_BREAKER[replica.breaker.state(now_s)]) for replica in pool.replicas
     ]
-    if waker is not None:
-        told = [(replica, "up" if state == "up" else "asleep") for replica, state in told]
+    if pool.waker is not None:
+        told = [(replica, state if state == "up" else "asleep") for replica, state in told]
     told += [(replica, "warming") for replica in pool.warming]
     told += [(replica, "draining") for replica in pool.draining]
+    return told
+
+
+def _pool(keeper: PoolKeeper, now_s: float, clean: Callable[[str], str]) -> PoolReport:
+    pool, waker = keeper.pool, keeper.pool.waker
+    told = sorted(states(pool, now_s), key=lambda one: _order(one[0].name))
     return PoolReport(
         name=pool.name,
         site=pool.site,
@@ -76,9 +83,7 @@ def _pool(keeper: PoolKeeper, now_s: float, clean: Callable[[str], str]) -> Pool
         error=clean(keeper.error),
         held=waker.held if waker is not None else 0,
         waking=waker is not None and waker.waking,
-        replicas=[
-            _replica(replica, state, clean) for replica, state in sorted(told, key=lambda one: _order(one[0].name))
-        ],
+        replicas=[_replica(replica, state, clean) for replica, state in told],
     )
 
 

@@ -12,14 +12,21 @@ from gateway.pools import Pool
 from gateway.replicas import Replica
 from router.breaker import BreakerState
 
+GIVE_UP_AFTER = 3
+"""Probes in vain after which an idle replica is taken to have no health path, and is left alone."""
+
 
 @dataclass(slots=True)
 class _Seen:
-    """What was known of a replica at the last look. `answered`: its health path has said yes at some time."""
+    """What was known of a replica at the last look.
+
+    answered: its health path has said yes at some time; in_vain: probes before that.
+    """
 
     served: int
     since_s: float
     answered: bool = False
+    in_vain: int = 0
 
 
 class Prober:
@@ -61,7 +68,9 @@ class Prober:
         self._seen = seen
 
     def _is_due(self, replica: Replica, seen: _Seen, now_s: float) -> bool:
-        return replica.breaker.state(now_s) is not BreakerState.CLOSED or now_s - seen.since_s >= self._idle_s
+        if replica.breaker.state(now_s) is not BreakerState.CLOSED:
+            return True
+        return now_s - seen.since_s >= self._idle_s and (seen.answered or seen.in_vain < GIVE_UP_AFTER)
 
     async def _ask(self, replica: Replica, seen: _Seen) -> None:
         well = await replica.engine.healthy()
@@ -69,6 +78,8 @@ class Prober:
         if well:
             seen.answered = True
             replica.breaker.seems_well(now_s)
-        elif seen.answered and replica.served == seen.served and replica.breaker.allows(now_s):
+        elif not seen.answered:
+            seen.in_vain += 1
+        elif replica.served == seen.served and replica.breaker.allows(now_s):
             replica.last_error = "its health path does not answer"
             replica.breaker.failed(now_s, probe=False)

@@ -38,11 +38,9 @@ class DnsOptions(Section):
 class KubernetesOptions(Section):
     """Replicas are the endpoints of a Kubernetes service, as its EndpointSlices have them."""
 
-    service: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+    service: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9-]+$")]
     """The service; it needs no cluster address, and headless ones do."""
-    namespace: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] = (
-        "default"
-    )
+    namespace: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9-]+$")] = "default"
     """The namespace of the service."""
     port: str | None = None
     """Name or number of the port to use; none: the first one."""

@@ -190,6 +190,25 @@ REPLICA_IN_FLIGHT = Series(
     spill=("replica",),
     max_children=250,
 )
+REPLICAS = Series(
+    "headrace_replicas",
+    Kind.GAUGE,
+    "Replicas of a pool by state, as that worker counts them which counts most.",
+    ("pool", "state"),
+    "replicas",
+    fold=Fold.MAX,
+    spill=("pool",),
+    max_children=250,
+)
+HELD = Series(
+    "headrace_held",
+    Kind.GAUGE,
+    "Requests that wait for a pool to wake.",
+    ("pool",),
+    "requests",
+    spill=("pool",),
+    max_children=100,
+)
 CACHE_REQUESTS = Series(
     "headrace_cache_requests_total",
     Kind.COUNTER,
@@ -248,6 +267,8 @@ ALL: Final[dict[str, Series]] = {
         FALLBACKS,
         HEDGES,
         REPLICA_IN_FLIGHT,
+        REPLICAS,
+        HELD,
         CACHE_REQUESTS,
         ESTIMATED_USAGE,
         LOG_LINES_DROPPED,
