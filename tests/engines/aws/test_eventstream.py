@@ -87,7 +87,6 @@ def test_every_type_of_header_is_read() -> None:
 
 @pytest.mark.parametrize("at", range(len(STREAM)))
 def test_a_byte_that_was_changed_is_noticed(at: int) -> None:
-    """At the length of the last message it may also look like a longer one, of which the rest never comes."""
     broken = STREAM[:at] + bytes([STREAM[at] ^ 0x01]) + STREAM[at + 1 :]
     with pytest.raises(EngineProtocolError):
         of_ours(broken)
