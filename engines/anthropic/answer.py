@@ -221,10 +221,7 @@ class MessageReader:
         for data in self._events.feed(payload):
             if self._over:
                 break
-            try:
-                out += self._take(_decode_event(data))
-            except _MALFORMED as error:
-                raise EngineProtocolError(f"the engine sent an event that cannot be read: {error}") from None
+            out += self._take(_event(data))
         return out
 
     def finish(self) -> bytes:
@@ -311,6 +308,15 @@ class MessageReader:
             value = getattr(usage, name)
             if value is not None:
                 setattr(self._usage, name, value)
+
+
+def _event(data: bytes) -> _Event:
+    try:
+        return _decode_event(data)
+    except _MALFORMED as error:
+        reason = str(error)
+    # Outside: an error that is raised while another is handled keeps it, its frames, and through them itself.
+    raise EngineProtocolError(f"the engine sent an event that cannot be read: {reason}")
 
 
 def _finish(stop_reason: str | None) -> str:
