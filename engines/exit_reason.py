@@ -98,7 +98,7 @@ _KNOWN_TEXTS: tuple[tuple[str, str], ...] = (
 _FOR_GOOD = frozenset({_PACKAGE, _ARCHITECTURE, _LENGTH, _ARGUMENT, _TOO_FEW})
 """What starting it again the same way cannot mend."""
 
-_NOISE = ("leaked shared_memory", "warnings.warn(")
+_NOISE = ("leaked shared_memory", "warnings.warn(", "for further information visit")
 _POINTERS = ("root cause above", "see stack trace")
 """Last lines that only point to an earlier one."""
 _ERROR = re.compile(r"\b[A-Z]\w*(?:Error|Exception)\b: ")
