@@ -76,6 +76,7 @@ class PoolKeeper:
         self._rng = rng
         self._warm_up = warm_up
         self._newcomers: dict[str, _Newcomer] = {}
+        self._wanted: dict[str, None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._heard = asyncio.Event()
         self._prober = Prober(pool, options.probe, clock, rng)
@@ -117,13 +118,10 @@ class PoolKeeper:
 
     def assign(self, urls: Sequence[str]) -> None:
         """These are the replicas from now on. One that was there before stays the same object."""
-        wanted = dict.fromkeys(urls)
+        wanted = self._wanted = dict.fromkeys(urls)
         draining = {replica.url: replica for replica in self.pool.draining}
         for url in [url for url in self._newcomers if url not in wanted]:
             self._dismiss(url)
-        for replica in self.pool.replicas:
-            if replica.url not in wanted:
-                self._drain(replica)
         present = {replica.url for replica in self.pool.replicas} | self._newcomers.keys()
         for url in wanted:
             if url in draining:
@@ -131,6 +129,7 @@ class PoolKeeper:
             elif url not in present:
                 taken = [newcomer.name for newcomer in self._newcomers.values()]
                 self._bring_up(url, _Newcomer(self.pool.free_name(taken)))
+        self._part()
 
     # The source
 
@@ -178,6 +177,7 @@ class PoolKeeper:
                 await self._clock.sleep(backoff.pause_s())
             assert newcomer.replica is not None
             self.pool.admit(newcomer.replica, self._ramp())
+            self._part()
             logger.debug("pool %s: %s at %s gets traffic", self.pool.name, newcomer.name, url)
         finally:
             newcomer.tried.set()
@@ -210,6 +210,19 @@ class PoolKeeper:
         return Ramp(self._clock.monotonic(), length_s) if length_s else None
 
     # Those who go
+
+    def _part(self) -> None:
+        """Drain those who are named no longer, as soon as somebody who is has traffic.
+
+        So a pool that is replaced as a whole always has somebody to ask.
+        """
+        if self._wanted is None:
+            return
+        leaving = [replica for replica in self.pool.replicas if replica.url not in self._wanted]
+        if self._wanted and len(leaving) == len(self.pool.replicas):
+            return
+        for replica in leaving:
+            self._drain(replica)
 
     def _dismiss(self, url: str) -> None:
         """It was named no longer before it had traffic."""

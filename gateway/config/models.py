@@ -131,6 +131,14 @@ class Pool(Section):
         return self.dns is not None or self.file is not None or self.kubernetes is not None
 
     @property
+    def source(self) -> str:
+        """Where the replicas are found while the gateway runs, for people; empty: they are not."""
+        asked = self.dns or self.kubernetes
+        if asked is not None:
+            return asked.source
+        return f"file {self.file}" if self.file is not None else ""
+
+    @property
     def started_here(self) -> bool:
         """Whether the gateway starts the engines itself."""
         return not self.urls and not self.discovered

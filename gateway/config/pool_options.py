@@ -34,6 +34,10 @@ class DnsOptions(Section):
     every_s: Positive = 5.0
     """How often the name is resolved."""
 
+    @property
+    def source(self) -> str:
+        return f"dns {self.name}"
+
 
 class KubernetesOptions(Section):
     """Replicas are the endpoints of a Kubernetes service, as its EndpointSlices have them."""
@@ -52,6 +56,10 @@ class KubernetesOptions(Section):
     """The bearer token, read anew for each request; none: no token is sent."""
     ca_file: str | None = f"{_ACCOUNT}/ca.crt"
     """PEM bundle to trust for the API server; none: the system's."""
+
+    @property
+    def source(self) -> str:
+        return f"kubernetes {self.namespace}/{self.service}"
 
 
 class WarmUp(Section):

@@ -19,7 +19,7 @@ class DnsDiscovery:
 
     @property
     def source(self) -> str:
-        return f"dns {self._options.name}"
+        return self._options.source
 
     async def watch(self, found: Found) -> None:
         while True:

@@ -104,7 +104,7 @@ class KubernetesDiscovery:
 
     @property
     def source(self) -> str:
-        return f"kubernetes {self._options.namespace}/{self._options.service}"
+        return self._options.source
 
     async def watch(self, found: Found) -> None:
         try:

@@ -130,13 +130,13 @@ def python_example(url: str, model: str, *, keyed: bool) -> str:
 
 
 def _routes(config: Config) -> Iterable[str]:
-    """Deployment → variant → pool: engine kind and URLs, a line for each pool."""
+    """Deployment → variant → pool: engine kind and URLs, or where they are found; a line for each pool."""
     for name, deployment in config.deployments.items():
         for variant_name, variant in deployment.variants.items():
             for pool_name in variant.pools:
                 pool = config.pools[pool_name]
                 urls = ", ".join(_without_credentials(url) for url in pool.urls)
-                yield f"{name} → {variant_name} → {pool_name}: {pool.engine.kind} on {urls}"
+                yield f"{name} → {variant_name} → {pool_name}: {pool.engine.kind} on {urls or pool.source}"
 
 
 def _without_credentials(url: str) -> str:

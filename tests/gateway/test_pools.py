@@ -125,6 +125,22 @@ async def test_under_load_nothing_is_lost_while_replicas_come_and_go(tmp_path: P
             assert {r.name for r in pool_of(server).replicas} <= {"p-0", "p-1", "p-2"}
 
 
+async def test_a_pool_that_is_replaced_as_a_whole_always_has_somebody_to_ask(tmp_path: Path) -> None:
+    async with engine_running() as old, engine_running() as new:
+        listed = Listed(tmp_path, old)
+        async with serving(listed.config(warm_up={})) as server:
+            new.hold()
+            listed.name(new)
+            await new.arrived()
+            assert (await server.post(CHAT, chat())).status_code == 200
+            assert [r.url for r in pool_of(server).replicas] == [old.url]
+            new.release()
+            await replicas_are(server, new)
+            await settled(lambda: old.stats.connected, "its connections are kept")
+            listed.name()
+            await replicas_are(server)
+
+
 async def test_the_same_url_stays_the_same_replica_with_its_breaker(tmp_path: Path) -> None:
     async with engine_running() as one, engine_running() as two:
         listed = Listed(tmp_path, one)
