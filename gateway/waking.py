@@ -12,6 +12,7 @@ from gateway.clock import Clock
 from gateway.config.pool_options import ScaleToZero, Wake
 from gateway.errors import ApiError, NoHealthyBackend, Overloaded
 from gateway.replicas import Replica
+from gateway.wake_turn import WakeTurn
 
 if TYPE_CHECKING:
     from gateway.pools import Pool
@@ -49,6 +50,7 @@ class Waker:
         self._last_failure = ""
         self._call: Callable[[], Awaitable[None]]
         self._command: _Command | None = None
+        self._turn = WakeTurn(f"{pool.name} {options.wake.command} {options.wake.webhook}")
         if options.wake.webhook is not None:
             self._call = _Webhook(options.wake, pool.name).call
         else:
@@ -128,8 +130,11 @@ class Waker:
         began_s = self._clock.monotonic()
         logger.info("pool %s is asleep: it is woken", self._pool.name)
         try:
-            await self._call()
+            called = False
             while not await self._fit(woken=True):
+                if not called and await self._turn.take():
+                    called = True
+                    await self._call()
                 if self._command is not None:
                     self._command.check()
                 if self._clock.monotonic() - began_s > self._options.wait_s:
@@ -140,6 +145,8 @@ class Waker:
             self._rests_until_s = self._clock.monotonic() + REST_S
             logger.error("pool %s was not woken: %s", self._pool.name, failure)
             raise
+        finally:
+            self._turn.give_back()
         logger.info("pool %s is awake after %.1f s", self._pool.name, self._clock.monotonic() - began_s)
 
     async def _fit(self, *, woken: bool) -> bool:

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from engines.commands import free_port
+from gateway.wake_turn import WakeTurn
 from gateway.waking import POLL_S
 from tests.harness import (
     CHAT,
@@ -46,6 +47,11 @@ def waking_command(port: int, marks: Path) -> list[str]:
     return [sys.executable, "-c", script, str(marks), "fake-engine", "--port", str(port), "--model", MODEL]
 
 
+@pytest.fixture(autouse=True)
+def state_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_STATE", str(tmp_path / "state"))
+
+
 async def held(server: Server, count: int) -> None:
     """Wait until that many requests are held."""
     waker = server.gateway.pools["p"].waker
@@ -66,6 +72,33 @@ async def test_r10_a_command_wakes_the_pool_once_for_all_who_wait_and_all_are_se
         assert watch.elapsed_s < 0.5
         assert marks.read_text() == "woken\n"
         assert "held=0 waking=False" in repr(server.gateway.pools["p"].waker)
+
+
+async def test_r10_workers_of_one_machine_wake_the_pool_once_together(tmp_path: Path) -> None:
+    port, marks = free_port("127.0.0.1"), tmp_path / "marks"
+    config = sleeping(f"http://127.0.0.1:{port}", {"command": waking_command(port, marks)})
+    async with serving(config) as one, serving(config) as two:
+        answers = await asyncio.gather(*(server.post(CHAT, chat()) for server in (one, two, one, two)))
+        assert [answer.status_code for answer in answers] == [200] * 4
+    assert marks.read_text() == "woken\n"
+
+
+async def test_r10_the_turn_to_wake_goes_to_the_next_when_it_is_given_back(tmp_path: Path) -> None:
+    first, second, other = WakeTurn("p", tmp_path), WakeTurn("p", tmp_path), WakeTurn("q", tmp_path)
+    assert [await first.take(), await first.take(), await second.take(), await other.take()] == [
+        True,
+        True,
+        False,
+        True,
+    ]
+    first.give_back()
+    assert await second.take()
+    file = tmp_path / "file"
+    file.touch()
+    unwritable = [WakeTurn("p", file), WakeTurn("p", file)]
+    assert [await turn.take() for turn in unwritable] == [True, True]
+    for turn in (first, second, other, *unwritable):
+        turn.give_back()
 
 
 async def test_r10_a_stream_is_kept_alive_while_it_is_held(tmp_path: Path) -> None:
