@@ -62,13 +62,15 @@ def _is_of_the_dead(mark: str) -> bool:
 
 
 def _kill(wanted: Callable[[str], bool]) -> list[str]:
-    names: list[str] = []
+    killed: dict[int, str] = {}
     for _ in range(_ROUNDS):
-        killed = [name for pid in _processes() if (name := _kill_one(pid, wanted)) is not None]
-        if not killed:
+        # One that was killed a moment ago may still be there.
+        found = {pid: _kill_one(pid, wanted) for pid in _processes() if pid not in killed}
+        fresh = {pid: name for pid, name in found.items() if name is not None}
+        if not fresh:
             break
-        names += killed
-    return names
+        killed |= fresh
+    return list(killed.values())
 
 
 def _processes() -> Iterator[int]:
