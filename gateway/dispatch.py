@@ -109,13 +109,12 @@ class Dispatcher:
         return replica
 
     def _may_retry(self, errand: _Errand, record: Record) -> bool:
-        name, retries = errand.deployment.name, errand.deployment.retries
-        allowed = retries.spend(self._clock.monotonic())
+        name, retries, now_s = errand.deployment.name, errand.deployment.retries, self._clock.monotonic()
+        allowed = retries.spend(now_s)
         self._telemetry.retry(name, allowed=allowed)
         if not allowed:
             record.retry_denied = True
-            if not retries.warned:
-                retries.warned = True
+            if retries.worth_a_word(now_s):
                 logger.warning(
                     "deployment %s: retries are over their share of %g of the requests (retry_share); "
                     "until that changes the first failure is the answer",

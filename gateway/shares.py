@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+QUIET_S = 60.0
+"""After a word that nothing is left, no other one for this long."""
 MOST_SAVED = 1000.0
 """Extra requests at most that a long calm can have saved up for a bad minute."""
 
@@ -12,15 +14,14 @@ class Share:
     reserve: tokens that are there at the start and come back at one a second, so that a quiet gateway may retry.
     """
 
-    __slots__ = ("_filled_s", "_reserve", "_tokens", "share", "warned")
+    __slots__ = ("_filled_s", "_reserve", "_tokens", "_warned_s", "share")
 
     def __init__(self, share: float, reserve: float = 0.0) -> None:
         self.share = share
-        self.warned = False
-        """Whether it has been told that nothing is left; until there is something again."""
         self._reserve = reserve
         self._tokens = reserve
         self._filled_s = 0.0
+        self._warned_s = -QUIET_S
 
     def __repr__(self) -> str:
         return f"<Share {self.share:g} tokens={self._tokens:.2f}>"
@@ -39,5 +40,11 @@ class Share:
         if self._tokens < 1.0 - 1e-9:
             return False
         self._tokens -= 1.0
-        self.warned = False
+        return True
+
+    def worth_a_word(self, now_s: float) -> bool:
+        """Nothing was left: whether to say so now."""
+        if now_s - self._warned_s < QUIET_S:
+            return False
+        self._warned_s = now_s
         return True

@@ -96,7 +96,7 @@ async def nothing_is_held_after(count: int, parallel: int, seed: int) -> None:
     keys = [{"name": "k", "key": "key-for-tests", "max_parallel": parallel - 2}]
     with nobody() as dead:
         async with engine_running() as one, engine_running() as two, engine_running() as three:
-            config = config_of(one, two, dead, three, keys=keys, timeouts=LIMITS)
+            config = config_of(one, two, dead, three, keys=keys, timeouts=LIMITS, retry_share=1)
             async with serving(config) as server:
                 if seed % 3:
                     # Else the breakers, soon open, would keep most calls from the engines.

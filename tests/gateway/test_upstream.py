@@ -259,6 +259,9 @@ def test_no_body_of_an_engine_makes_the_gateway_fail(operation: Operation, statu
         ({b"retry-after": b"nan"}, 1, 1000),
         ({b"retry-after": b"inf"}, 1, 1000),
         ({b"retry-after": b"Wed, 21 Oct 2026 07:28:00 GMT"}, 1, 1000),
+        ({b"retry-after": b"Wed, 21 Oct 2026 07:28:09 GMT", b"date": b"Wed, 21 Oct 2026 07:28:00 GMT"}, 9, 9000),
+        ({b"retry-after": b"Wed, 21 Oct 2026 07:28:00 GMT", b"date": b"Wed, 21 Oct 2026 07:28:09 GMT"}, 1, 1000),
+        ({b"retry-after": b"Wed, 21 Oct 2026 07:28:00 GMT", b"date": b"yesterday"}, 1, 1000),
     ],
 )
 def test_the_engines_wait_is_passed_on_within_bounds(
