@@ -6,12 +6,11 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-import msgspec
-
 from engines.base import EngineError, EngineRequest, EngineResponse, EngineTimeout, Timeouts
-from gateway.catalog import Deployment, Variant
+from gateway.catalog import Deployment
 from gateway.clock import Clock
-from gateway.errors import ApiError, Forbidden, NoHealthyBackend, Overloaded, UpstreamTimeout
+from gateway.errand import Errand
+from gateway.errors import ApiError, Forbidden, NoHealthyBackend, Overloaded
 from gateway.race import Race, judge
 from gateway.record import Record
 from gateway.replicas import Replica, admitted
@@ -56,7 +55,7 @@ class Dispatcher:
         Raises:
             ApiError: no replica gave an answer, and nothing was sent to the client.
         """
-        errand = _Errand(deployment, call, clearance, headers, self._clock.monotonic())
+        errand = Errand(deployment, call, clearance, headers, self._clock.monotonic())
         self._begin(errand, deployment, record)
         while True:
             replica = self._next(errand, record)
@@ -79,7 +78,7 @@ class Dispatcher:
         finally:
             errand.failure = errand.first = None  # as above
 
-    def _begin(self, errand: _Errand, deployment: Deployment, record: Record) -> None:
+    def _begin(self, errand: Errand, deployment: Deployment, record: Record) -> None:
         """From now on it is `deployment` that is asked."""
         variant = deployment.draw_variant(self._rng, errand.clearance)
         if variant is None:
@@ -92,7 +91,7 @@ class Dispatcher:
         if deployment.hedging is not None:
             deployment.hedging.share.earn()
 
-    def _next(self, errand: _Errand, record: Record) -> Replica | None:
+    def _next(self, errand: Errand, record: Record) -> Replica | None:
         """Whom to ask next; None: this deployment has had its chance, and `errand.failure` says why."""
         if errand.failure is None:
             replica = self._choose(errand)
@@ -108,7 +107,7 @@ class Dispatcher:
             return None
         return replica
 
-    def _may_retry(self, errand: _Errand, record: Record) -> bool:
+    def _may_retry(self, errand: Errand, record: Record) -> bool:
         name, retries, now_s = errand.deployment.name, errand.deployment.retries, self._clock.monotonic()
         allowed = retries.spend(now_s)
         self._telemetry.retry(name, allowed=allowed)
@@ -123,7 +122,7 @@ class Dispatcher:
                 )
         return allowed
 
-    async def _awake(self, errand: _Errand) -> bool:
+    async def _awake(self, errand: Errand) -> bool:
         """Whether a pool that slept has been woken, so that its replicas are to be asked. A fallback need not wait."""
         clearance = errand.clearance
         waker = sleeper((p for p in errand.variant.pools if clearance.admits(p.name)), errand.failure)
@@ -144,7 +143,7 @@ class Dispatcher:
         errand.ask_again()
         return True
 
-    def _fall_back(self, errand: _Errand, record: Record) -> bool:
+    def _fall_back(self, errand: Errand, record: Record) -> bool:
         """Whether there is another deployment to ask; if so it is the one that is asked now."""
         left = errand.deployment.fallbacks.get(errand.reason, ())
         if errand.reason is Reason.REQUEST or not (left or errand.queue) or not errand.attempts_left:
@@ -163,7 +162,7 @@ class Dispatcher:
             return True
         return False
 
-    async def _attempt(self, replica: Replica, errand: _Errand, record: Record, deliver: Deliver) -> None:
+    async def _attempt(self, replica: Replica, errand: Errand, record: Record, deliver: Deliver) -> None:
         errand.tried.add(replica)
         started_s = self._clock.monotonic()
         limits = errand.spend(started_s)
@@ -206,7 +205,7 @@ class Dispatcher:
         if hedging is not None:
             hedging.learn((record.first_token_s or answered_s) - started_s, stream=errand.call.stream)
 
-    def _race(self, errand: _Errand, record: Record, deliver: Deliver) -> Race:
+    def _race(self, errand: Errand, record: Record, deliver: Deliver) -> Race:
         def second() -> tuple[Replica, Timeouts] | None:
             hedging = errand.deployment.hedging
             replica = self._choose(errand) if errand.attempts_left else None
@@ -220,7 +219,7 @@ class Dispatcher:
             self._clock, self._telemetry, errand.deployment, errand.request, record, deliver, second, self._rest
         )
 
-    def _choose(self, errand: _Errand) -> Replica | None:
+    def _choose(self, errand: Errand) -> Replica | None:
         now_s = self._clock.monotonic()
         tried = errand.tried
         eligible = [
@@ -245,7 +244,7 @@ class Dispatcher:
         else:
             replica.busy_until_s = self._busy_until_s = now_s + BUSY_S
 
-    def _nobody(self, errand: _Errand) -> None:
+    def _nobody(self, errand: Errand) -> None:
         """Say why no replica of the variant may be asked."""
         now_s = self._clock.monotonic()
         name, replicas = errand.variant.name, errand.replicas
@@ -260,7 +259,7 @@ class Dispatcher:
         message = f"No replica of {name!r} is healthy; {len(replicas)} are configured."
         errand.failed(NoHealthyBackend(message, retry_after_s=wait_s), Reason.ERROR, final=True)
 
-    def _answer(self, errand: _Errand) -> ApiError:
+    def _answer(self, errand: Errand) -> ApiError:
         """That of the deployment asked for, unless another one found fault with the request itself."""
         error = errand.failure if errand.reason is Reason.REQUEST else errand.first or errand.failure
         assert error is not None
@@ -277,111 +276,3 @@ def not_allowed(deployment: Deployment, clearance: Clearance) -> ApiError:
         "`residency.labels`."
     )
     return Forbidden(message, code="residency_violation")
-
-
-class _Errand:
-    """One call on its way: what is left of its attempts and time, who is asked and who was.
-
-    failure: why the deployment that is asked now has not answered; first: why the one that the caller named has not.
-    final:   nobody else of this deployment is to be asked.
-    queue:   deployments still to be asked; seen: those that were.
-    wake_by_s: until when it waits for a pool that sleeps; 0.0: it has met none.
-    """
-
-    __slots__ = (
-        "attempts_left",
-        "call",
-        "clearance",
-        "deployment",
-        "failure",
-        "final",
-        "first",
-        "headers",
-        "queue",
-        "reason",
-        "request",
-        "seen",
-        "started_s",
-        "total_s",
-        "tried",
-        "variant",
-        "wake_by_s",
-    )
-
-    request: EngineRequest
-    variant: Variant
-
-    def __init__(
-        self, deployment: Deployment, call: Call, clearance: Clearance, headers: bytes, started_s: float
-    ) -> None:
-        self.deployment = deployment
-        self.call = call
-        self.clearance = clearance
-        self.headers = headers
-        self.started_s = started_s
-        self.attempts_left = deployment.attempts
-        self.total_s = deployment.timeouts.total_s
-        self.tried: set[Replica] = set()
-        self.failure: ApiError | None = None
-        self.first: ApiError | None = None
-        self.reason = Reason.ERROR
-        self.final = False
-        self.queue: list[Deployment] = []
-        self.seen: list[Deployment] = []
-        self.wake_by_s = 0.0
-
-    @property
-    def replicas(self) -> tuple[Replica, ...]:
-        """Those that may see the call. No other is ever asked."""
-        replicas, clearance = self.variant.replicas, self.clearance
-        if clearance.pools is None:
-            return replicas
-        return tuple(r for r in replicas if clearance.admits(r.pool))
-
-    @property
-    def reserved(self) -> int:
-        """Attempts that are kept for a fallback."""
-        return 1 if self.queue or self.deployment.fallbacks.get(self.reason) else 0
-
-    def failed(self, error: ApiError, reason: Reason, *, final: bool) -> None:
-        before = self.failure.retry_after_s if self.failure is not None else None
-        if before is not None and error.retry_after_s is not None:
-            error.retry_after_s = min(error.retry_after_s, before)
-        self.failure, self.reason, self.final = error, reason, final
-
-    def shorten_wait(self, now_s: float) -> None:
-        """Every replica has asked for time: the caller is told of the shortest wait, also of those not asked now."""
-        error = self.failure
-        if error is not None and error.retry_after_s is not None:
-            rests = [r.rests_until_s - now_s for r in self.replicas if r not in self.tried]
-            error.retry_after_s = min([error.retry_after_s, *(rest_s for rest_s in rests if rest_s > 0)])
-
-    def ask_again(self) -> None:
-        """Whoever could not be reached before."""
-        self.failure, self.final = None, False
-        self.tried.clear()
-        self.attempts_left = max(1, self.attempts_left)
-
-    def move_on(self, queue: list[Deployment]) -> None:
-        """To another deployment. What another model may say otherwise, its replicas are asked even if they were."""
-        self.first = self.first or self.failure
-        self.failure = None
-        if self.reason is Reason.CONTEXT_LENGTH or self.reason is Reason.POLICY:
-            self.tried.clear()
-        self.final = False
-        self.queue = queue
-
-    def spend(self, now_s: float) -> Timeouts:
-        """Take one attempt; its time limits.
-
-        Raises:
-            UpstreamTimeout: the whole request's time is up.
-        """
-        self.attempts_left -= 1
-        limits, total_s = self.deployment.timeouts, self.total_s
-        spent_s = now_s - self.started_s
-        if total_s is None or (spent_s < 0.001 and not self.seen):
-            return limits
-        if spent_s >= total_s:
-            raise UpstreamTimeout(f"No answer within total timeout of {total_s:g} s.", code="total_timeout")
-        return msgspec.structs.replace(limits, total_s=total_s - spent_s)

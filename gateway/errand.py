@@ -1,0 +1,121 @@
+"""One call on its way through the dispatcher."""
+
+from __future__ import annotations
+
+import msgspec
+
+from engines.base import EngineRequest, Timeouts
+from gateway.catalog import Deployment, Variant
+from gateway.errors import ApiError, UpstreamTimeout
+from gateway.replicas import Replica
+from gateway.residency import Clearance
+from gateway.upstream import Reason
+from gateway.wire import Call
+
+
+class Errand:
+    """One call on its way: what is left of its attempts and time, who is asked and who was.
+
+    failure: why the deployment that is asked now has not answered; first: why the one that the caller named has not.
+    final:   nobody else of this deployment is to be asked.
+    queue:   deployments still to be asked; seen: those that were.
+    wake_by_s: until when it waits for a pool that sleeps; 0.0: it has met none.
+    """
+
+    __slots__ = (
+        "attempts_left",
+        "call",
+        "clearance",
+        "deployment",
+        "failure",
+        "final",
+        "first",
+        "headers",
+        "queue",
+        "reason",
+        "request",
+        "seen",
+        "started_s",
+        "total_s",
+        "tried",
+        "variant",
+        "wake_by_s",
+    )
+
+    request: EngineRequest
+    variant: Variant
+
+    def __init__(
+        self, deployment: Deployment, call: Call, clearance: Clearance, headers: bytes, started_s: float
+    ) -> None:
+        self.deployment = deployment
+        self.call = call
+        self.clearance = clearance
+        self.headers = headers
+        self.started_s = started_s
+        self.attempts_left = deployment.attempts
+        self.total_s = deployment.timeouts.total_s
+        self.tried: set[Replica] = set()
+        self.failure: ApiError | None = None
+        self.first: ApiError | None = None
+        self.reason = Reason.ERROR
+        self.final = False
+        self.queue: list[Deployment] = []
+        self.seen: list[Deployment] = []
+        self.wake_by_s = 0.0
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """Those that may see the call. No other is ever asked."""
+        replicas, clearance = self.variant.replicas, self.clearance
+        if clearance.pools is None:
+            return replicas
+        return tuple(r for r in replicas if clearance.admits(r.pool))
+
+    @property
+    def reserved(self) -> int:
+        """Attempts that are kept for a fallback."""
+        return 1 if self.queue or self.deployment.fallbacks.get(self.reason) else 0
+
+    def failed(self, error: ApiError, reason: Reason, *, final: bool) -> None:
+        before = self.failure.retry_after_s if self.failure is not None else None
+        if before is not None and error.retry_after_s is not None:
+            error.retry_after_s = min(error.retry_after_s, before)
+        self.failure, self.reason, self.final = error, reason, final
+
+    def shorten_wait(self, now_s: float) -> None:
+        """Every replica has asked for time: the caller is told of the shortest wait, also of those not asked now."""
+        error = self.failure
+        if error is not None and error.retry_after_s is not None:
+            rests = [r.rests_until_s - now_s for r in self.replicas if r not in self.tried]
+            error.retry_after_s = min([error.retry_after_s, *(rest_s for rest_s in rests if rest_s > 0)])
+
+    def ask_again(self) -> None:
+        """Whoever could not be reached before."""
+        self.failure, self.final = None, False
+        self.tried.clear()
+        self.attempts_left = max(1, self.attempts_left)
+
+    def move_on(self, queue: list[Deployment]) -> None:
+        """To another deployment. What another model may say otherwise, its replicas are asked even if they were."""
+        self.first = self.first or self.failure
+        self.failure = None
+        if self.reason is Reason.CONTEXT_LENGTH or self.reason is Reason.POLICY:
+            self.tried.clear()
+        self.final = False
+        self.queue = queue
+
+    def spend(self, now_s: float) -> Timeouts:
+        """Take one attempt; its time limits.
+
+        Raises:
+            UpstreamTimeout: the whole request's time is up.
+        """
+        self.attempts_left -= 1
+        limits, total_s = self.deployment.timeouts, self.total_s
+        spent_s = now_s - self.started_s
+        if total_s is None or (spent_s < 0.001 and not self.seen):
+            return limits
+        if spent_s >= total_s:
+            raise UpstreamTimeout(f"No answer within total timeout of {total_s:g} s.", code="total_timeout")
+        return msgspec.structs.replace(limits, total_s=total_s - spent_s)
