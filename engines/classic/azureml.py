@@ -20,6 +20,8 @@ _PARAMETERS = {
 def refusal(status: int, headers: Mapping[bytes, bytes], body: bytes) -> tuple[int, str]:
     """424: the endpoint works, and the model in it answered with a status of its own."""
     message = message_in(body)
+    if status == 404:
+        return 404, f"There is no such deployment of a model: {message}"
     if status != 424:
         return status, message
     reason = headers.get(b"ms-azureml-model-error-reason", b"").decode("latin-1")

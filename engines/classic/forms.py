@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -13,6 +14,8 @@ from jinja2 import Environment
 from engines.adapter import CannotSay, Wire
 from engines.classic.paths import JsonPath, NotThere, text_at
 from engines.classic.template import BadTemplate, JsonTemplate, Names, Place, TextTemplate
+
+_T = TypeVar("_T")
 
 
 class Streaming(enum.StrEnum):
@@ -112,26 +115,36 @@ def first_text(paths: tuple[JsonPath, ...], document: object) -> str:
     Raises:
         NotThere: none does; what it says is of the first.
     """
-    failure: NotThere | None = None
-    for path in paths:
-        try:
-            return text_at(path, document)
-        except NotThere as error:
-            failure = failure or error
-    raise failure or NotThere("there is no path")
+    return _first(paths, lambda path: text_at(path, document))
 
 
 def first_value(paths: tuple[JsonPath, ...], document: object) -> object:
     """As `first_text`, for values of any type."""
-    failure: NotThere | None = None
+    return _first(paths, lambda path: path.find(document))
+
+
+def _first(paths: tuple[JsonPath, ...], read: Callable[[JsonPath], _T]) -> _T:
+    said: list[str] = []  # not the exceptions, whose tracebacks lead back here: a cycle
     for path in paths:
         try:
-            return path.find(document)
+            return read(path)
         except NotThere as error:
-            failure = failure or error
-    raise failure or NotThere("there is no path")
+            said.append(f"{error}")
+    raise NotThere(said[0])
 
 
 def error_in(document: object) -> object:
     """What a server says in place of an answer: under `error`, in JSON. None if it does not."""
     return document.get("error") if isinstance(document, Mapping) else None
+
+
+def decoded(body: bytes) -> object:
+    """What the JSON of an answer says; `NO_JSON` if it is none. An exception would keep the caller's frames alive as
+    the context of the error that it becomes: a cycle."""
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return NO_JSON
+
+
+NO_JSON = object()

@@ -10,7 +10,7 @@ import msgspec
 from engines.adapter import error_body, event
 from engines.base import EngineDied, EngineProtocolError
 from engines.classic.answers import Answer
-from engines.classic.forms import error_in, first_text
+from engines.classic.forms import NO_JSON, decoded, error_in, first_text
 from engines.classic.paths import JsonPath, NotThere
 from engines.classic.refusals import message_in
 from engines.sse import EventSplitter
@@ -90,7 +90,7 @@ class EventReader:
         self._splitter = EventSplitter()
         self._over = False
         self._found = False
-        self._missing: NotThere | None = None
+        self._missing = ""
 
     def feed(self, payload: bytes) -> bytes:
         return b"".join([self._take(data) for data in self._splitter.feed(payload)])
@@ -100,8 +100,8 @@ class EventReader:
         if self._over:
             return last
         if not self._found:
-            if self._missing is not None:
-                return failure(f"{self._missing}")
+            if self._missing:
+                return failure(self._missing)
             raise EngineDied("the stream ended without an event")
         return last + self._answer.end()
 
@@ -111,17 +111,16 @@ class EventReader:
         if self._raw:
             self._found = True
             return self._answer.piece(data.decode(errors="replace"))
-        try:
-            document = msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise EngineProtocolError("an event of the stream is no JSON") from error
+        document = decoded(data)
+        if document is NO_JSON:
+            raise EngineProtocolError("an event of the stream is no JSON")
         if error_in(document):
             self._over = True
             return failure(message_in(data) or "The server reports an error.")
         try:
             text = first_text(self._paths, document)
         except NotThere as error:
-            self._missing = self._missing or error
+            self._missing = self._missing or f"{error}"
             return b""
         self._found = True
         return self._answer.piece(text)

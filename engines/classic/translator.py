@@ -12,7 +12,7 @@ from engines.adapter import StreamReader, Wire, error_body
 from engines.base import EngineProtocolError, EngineRequest, Operation
 from engines.classic.answers import Answer
 from engines.classic.asked import Asked, read_asked
-from engines.classic.forms import CompiledForm, Form, Streaming, error_in, first_text, first_value
+from engines.classic.forms import NO_JSON, CompiledForm, Form, Streaming, decoded, error_in, first_text, first_value
 from engines.classic.paths import NotThere, ServerFailed
 from engines.classic.refusals import message_in
 from engines.classic.streams import EitherReader, EventReader, TextReader, WholeReader
@@ -20,7 +20,6 @@ from engines.classic.template import CHAT_ML, TextTemplate, environment
 from engines.classic.vectors import vectors_in
 
 _T = TypeVar("_T")
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 Refusal = Callable[[int, Mapping[bytes, bytes], bytes], tuple[int, str]]
 """An answer's status, headers and body as the status that OpenAI would send, and its message."""
 
@@ -143,14 +142,14 @@ def _first(body: bytes, read: Callable[[object], _T]) -> _T:
         NotThere: what `read` says; or `ServerFailed`.
         EngineProtocolError: the answer is no JSON.
     """
-    try:
-        document = msgspec.json.decode(body)
-    except _MALFORMED as error:
-        raise EngineProtocolError("the answer is no JSON") from error
-    if isinstance(document, str):
+    document = decoded(body)
+    if document is NO_JSON:
+        raise EngineProtocolError("the answer is no JSON")
+    inner = decoded(document.encode()) if isinstance(document, str) else NO_JSON
+    if inner is not NO_JSON:
         try:
-            return read(_without_error(msgspec.json.decode(document)))
-        except (*_MALFORMED, NotThere):
+            return read(_without_error(inner))
+        except NotThere:
             pass
     return read(_without_error(document))
 
@@ -164,8 +163,7 @@ def _without_error(document: object) -> object:
 def _text_itself(body: bytes) -> str:
     """An answer that is the text: as it is, or as a JSON string."""
     if body[:1] == b'"':
-        try:
-            return msgspec.json.decode(body, type=str)
-        except _MALFORMED:
-            pass
+        text = decoded(body)
+        if isinstance(text, str):
+            return text
     return body.decode(errors="replace")

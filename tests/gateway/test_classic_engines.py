@@ -292,6 +292,7 @@ async def test_azure_ml_is_told_the_deployment_and_the_key() -> None:
             "Model not found",
         ),
         (AZUREML, "401 Unauthorized", {"message": "key_auth_access_denied"}, 502, "upstream_auth", "credentials"),
+        (AZUREML, "404 Not Found", {}, 502, "upstream_model_not_found", "no such deployment"),
         (AZUREML, "429 Too Many Requests", {"message": "Too many pending requests"}, 429, None, "pending"),
         (AZUREML, "500 Internal Server Error", {"message": "boom"}, 502, None, "boom"),
     ],
