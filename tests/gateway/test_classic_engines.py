@@ -351,11 +351,11 @@ async def test_a_server_that_dies_within_its_answer_is_told_in_the_stream() -> N
     async with behind(TORCHSERVE) as (hand, server, _client):
         async with server.asking(streamed()) as wire:
             turn = await hand.turn()
-            turn.send(streaming_head("text/plain"), framed(b"half an ans"))
+            turn.send(streaming_head("text/plain"), framed(b"half of it"))
             await wire.read_head()
             turn.close()
             body = await wire.read_body()
-        assert text_in(body.partition(b'data: {"error"')[0]) == "half an ans"
+        assert text_in(body.partition(b'data: {"error"')[0]) == "half of it"
         assert "upstream_died" in events_in(body)[-1]
 
 

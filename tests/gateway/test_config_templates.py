@@ -21,7 +21,7 @@ def problems(template: str, kind: str = "kserve") -> list[Problem]:
 @pytest.mark.parametrize(
     ("template", "line", "key", "said"),
     [
-        ('prompt: "{{ mesages }}"', 7, "prompt", 'a request has no "mesages" (did you mean "messages"?; other'),
+        ('prompt: "{{ message }}"', 7, "prompt", 'a request has no "message" (did you mean "messages"?; other'),
         ('prompt: "{% for m in messages %}"', 7, "prompt", "it is no Jinja template"),
         (
             'request:\n  inputs:\n    - data: ["{{ prompt }}", "{{ top_ k }}"]',

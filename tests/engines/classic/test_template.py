@@ -108,11 +108,11 @@ def test_a_callers_text_is_never_a_template() -> None:
         ({"a": ["{{ prompt"]}, ("request", "a", 0), "no Jinja template"),
         ({"a": {"b": "{{ prompt | nofilter }}"}}, ("request", "a", "b"), "No filter named 'nofilter'"),
         ({"a": "{% if prompt %}"}, ("request", "a"), "no Jinja template"),
-        ({"a": "{{ tempreature }}"}, ("request", "a"), 'no "tempreature"'),
+        ({"a": "{{ heat }}"}, ("request", "a"), 'no "heat"'),
     ],
 )
 def test_a_bad_template_says_where_it_is(value: object, place: tuple[str | int, ...], said: str) -> None:
     with pytest.raises(BadTemplate, match=said) as caught:
         filled(value)
     assert caught.value.place == place
-    assert caught.value.unknown in ("", "tempreature")
+    assert caught.value.unknown in ("", "heat")
