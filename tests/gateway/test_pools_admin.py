@@ -75,7 +75,8 @@ async def test_an_open_breaker_is_told_with_what_went_wrong_and_without_secrets(
             assert "sk-of-the-engine" not in one["last_error"]
 
 
-async def test_a_sleeping_pool_is_told_to_be_asleep() -> None:
+async def test_a_sleeping_pool_is_told_to_be_asleep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_STATE", str(tmp_path))
     with nobody() as url:
         zero = {"wake": {"command": ["sleep", "30"]}, "wait_s": 20}
         async with serving(config_of(url, pool={"scale_to_zero": zero})) as server:
