@@ -109,6 +109,21 @@ SERVERS: Mapping[str, ServerKind] = {
             "answers name the model by its path",
         ),
     ),
+    "onnx": ServerKind(
+        "ONNX Runtime GenAI",
+        "onnx",
+        metrics_prefix="onnx:",
+        load=LoadMetrics("onnx:requests_running", "onnx:requests_waiting"),
+        full="never: requests wait for their turn",
+        usage=StreamUsage.ON_REQUEST,
+        unknown_fields=Unknown.IGNORED,
+        tokenize=True,
+        tested="0.18.0",
+        quirks=(
+            "requests take turns, a token each; they are not computed as one batch",
+            "`n`, `logprobs` and tool calls in answers are not offered",
+        ),
+    ),
     "fake": ServerKind(
         "the fake engine",
         "fake",

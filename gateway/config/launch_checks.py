@@ -23,7 +23,11 @@ def python_engine(pool: Pool, here: KeyPath) -> Iterator[Finding]:
             f"{engine.kind} without `urls` needs a `model` to start",
             "a name on Hugging Face, or a folder",
         )
-    if engine.python is not None and shutil.which(str(Path(engine.python).expanduser())) is None:
+    if (
+        engine.launcher == "local"
+        and engine.python is not None
+        and shutil.which(str(Path(engine.python).expanduser())) is None
+    ):
         yield Finding(
             (*here, "engine", "python"),
             f'there is no program "{engine.python}"',
