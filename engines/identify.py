@@ -173,6 +173,11 @@ def _lm_studio(seen: Mapping[str, Seen]) -> Identity | None:
     return Identity("lm-studio", "", evidence) if evidence else None
 
 
+def _onnx(seen: Mapping[str, Seen]) -> Identity | None:
+    evidence = _evidence(seen, owner="onnxruntime-genai", prefix="onnx:")
+    return Identity("onnx", "", evidence) if evidence else None
+
+
 def _transformers(seen: Mapping[str, Seen]) -> Identity | None:
     api = _page(seen, "/openapi.json", _Api)
     if api is None or not {"/load_model", "/reset", "/v1/chat/completions"} <= api.paths.keys():
@@ -190,6 +195,7 @@ _RECOGNIZERS: Sequence[Callable[[Mapping[str, Seen]], Identity | None]] = (
     _triton,
     _ollama,
     _lm_studio,
+    _onnx,
     _transformers,
 )
 """Those that others imitate come after those who imitate them."""

@@ -112,5 +112,13 @@ def test_the_context_length_is_found_where_it_is_told(seen: dict[str, Seen], exp
 
 
 def test_every_kind_says_what_it_is_configured_as() -> None:
-    assert {known.kind for known in SERVERS.values()} == {"vllm", "llamacpp", "transformers", "fake", "openai"}
+    assert {known.kind for known in SERVERS.values()} == {"vllm", "llamacpp", "transformers", "onnx", "fake", "openai"}
     assert [*SERVERS][-1] == "openai"
+
+
+def test_onnx_runtime_is_known_by_its_owner_and_its_metrics() -> None:
+    card = b'{"object":"list","data":[{"id":"m","object":"model","owned_by":"onnxruntime-genai","max_model_len":8192}]}'
+    seen = {"/v1/models": Seen(200, {}, card), "/metrics": Seen(200, {}, b"onnx:requests_running 0\n")}
+    found = identify(seen)
+    assert (found.server, len(found.evidence)) == ("onnx", 2)
+    assert models_in(seen, found) == [ModelCard("m", 8192)]
