@@ -71,8 +71,8 @@ class Dispatcher:
                 errand.failed(rejected.error, rejected.reason, final=rejected.outcome is Outcome.FINE)
             except EngineError as error:
                 error.__traceback__ = None
-                waited = isinstance(error, EngineTimeout) and error.phase != "connect"
-                errand.failed(from_engine_error(error), Reason.ERROR, final=waited)
+                no_time_left = isinstance(error, EngineTimeout) and error.phase == "total"
+                errand.failed(from_engine_error(error), Reason.ERROR, final=no_time_left)
         try:
             raise self._answer(errand)
         finally:

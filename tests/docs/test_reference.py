@@ -110,7 +110,7 @@ def test_an_engines_answer_becomes_what_the_table_says(row: list[str]) -> None:
 def _becomes(answer: str) -> Iterator[tuple[ApiError, Outcome, bool]]:
     if answer in NO_ANSWER:
         failure = NO_ANSWER[answer]
-        late = isinstance(failure, EngineTimeout) and failure.phase != "connect"
+        late = isinstance(failure, EngineTimeout) and failure.phase == "total"
         yield from_engine_error(failure), Outcome.BROKEN, not late
         return
     if answer in WHOLE:

@@ -169,6 +169,8 @@ _FAILURES: list[Step] = [
     EngineDied("x"),
     EngineUnreachable("x"),
     EngineTimeout("x", phase="connect", limit_s=1),
+    EngineTimeout("x", phase="ttft", limit_s=1),
+    EngineTimeout("x", phase="idle", limit_s=1),
 ]
 
 
@@ -188,8 +190,6 @@ async def test_what_another_replica_may_do_better_goes_to_another(clock: Clock, 
         413,
         409,
         404,
-        EngineTimeout("x", phase="ttft", limit_s=1),
-        EngineTimeout("x", phase="idle", limit_s=1),
         EngineTimeout("x", phase="total", limit_s=1),
     ],
     ids=repr,
@@ -378,7 +378,7 @@ async def test_a_variant_without_replicas_is_told_at_once(clock: Clock) -> None:
     assert error.message == "No replica of 'v' is healthy; 0 are configured."
 
 
-_STEPS = st.sampled_from([200, 200, *_FAILURES, 400, EngineTimeout("x", phase="ttft", limit_s=1)])
+_STEPS = st.sampled_from([200, 200, *_FAILURES, 400, EngineTimeout("x", phase="total", limit_s=1)])
 
 
 @given(
