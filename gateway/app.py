@@ -60,6 +60,7 @@ class Gateway:
 
     Raises:
         OSError: the access log, a certificate or a CA file cannot be opened.
+        ImportError, AttributeError, TypeError: `residency.classifier` names no function.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class Gateway:
         rng = random.Random()  # noqa: S311 - spreads load, guards nothing
         self.config = config
         self.worker_id = worker_id
+        residency = Residency(config)
+        self._classifier = Classifier(config.residency, residency) if config.residency.classifier else None
         names = list(config.deployments)
         self.telemetry = Telemetry(
             config.telemetry, worker_id=worker_id, deployments=names, redactor=Redactor(secrets_of(config))
@@ -84,8 +87,6 @@ class Gateway:
         identity = KeyRing(config.auth)
         cache = config.cache
         self.ledger = LocalLedger()
-        residency = Residency(config)
-        self._classifier = Classifier(config.residency, residency) if config.residency.classifier else None
         self.pipeline = Pipeline(
             identity=identity,
             residency=residency,
