@@ -11,17 +11,37 @@ class BreakerState(enum.StrEnum):
     HALF_OPEN = "half_open"
 
 
+WEIGHT = 0.1
+"""Of the latest request in the failing share: about the last twenty count."""
+
+
 class Breaker:
     """Pure: every method takes the present as monotonic seconds.
 
     threshold: consecutive failures that open it.
+    most_failing: share of failures that opens it, though answers lie between them: an engine whose streams all break
+        while its whole answers succeed is broken.
     first_wait_s, max_wait_s: how long it stays open; doubled after each failed probe.
     """
 
-    __slots__ = ("_failures", "_first_wait_s", "_max_wait_s", "_open_until_s", "_probing", "_threshold", "_wait_s")
+    __slots__ = (
+        "_failing",
+        "_failures",
+        "_first_wait_s",
+        "_max_wait_s",
+        "_most_failing",
+        "_open_until_s",
+        "_probing",
+        "_threshold",
+        "_wait_s",
+    )
 
-    def __init__(self, threshold: int = 3, first_wait_s: float = 0.5, max_wait_s: float = 15.0) -> None:
+    def __init__(
+        self, threshold: int = 3, first_wait_s: float = 0.5, max_wait_s: float = 15.0, most_failing: float = 0.5
+    ) -> None:
         self._threshold = threshold
+        self._most_failing = most_failing
+        self._failing = 0.0
         self._first_wait_s = first_wait_s
         self._max_wait_s = max_wait_s
         self._failures = 0
@@ -58,6 +78,8 @@ class Breaker:
             self._probing = False
 
     def succeeded(self) -> None:
+        # Closed by a probe, it begins anew; else the share only falls.
+        self._failing = 0.0 if self._failures >= self._threshold else self._failing * (1.0 - WEIGHT)
         self._failures = 0
         self._probing = False
         self._wait_s = self._first_wait_s
@@ -67,6 +89,9 @@ class Breaker:
             self._wait_s = min(self._wait_s * 2, self._max_wait_s)
             self._probing = False
         self._failures += 1
+        self._failing += (1.0 - self._failing) * WEIGHT
+        if self._failing > self._most_failing:
+            self._failures = max(self._failures, self._threshold)
         if self._failures >= self._threshold:
             self._open_until_s = now_s + self._wait_s
 

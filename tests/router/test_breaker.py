@@ -35,12 +35,37 @@ def test_it_opens_at_the_threshold_and_half_opens_after_its_wait() -> None:
     assert repr(breaker) == "<Breaker failures=3 probing=False open_until_s=1.200>"
 
 
-def test_only_failures_in_a_row_count() -> None:
+def test_failures_with_answers_between_them_count_by_their_share_alone() -> None:
     breaker = Breaker(threshold=2)
     for _ in range(10):
         breaker.failed(0.0, probe=breaker.sent())
         breaker.sent()
         breaker.succeeded()
+    assert breaker.state(0.0) is BreakerState.CLOSED
+
+
+def test_a_replica_of_which_more_than_half_fails_is_left_though_answers_lie_between() -> None:
+    breaker = Breaker()
+    rounds = 0
+    while breaker.state(0.0) is BreakerState.CLOSED:
+        rounds += 1
+        breaker.succeeded()
+        breaker.failed(0.0, probe=False)
+        breaker.failed(0.0, probe=False)
+    assert 3 <= rounds <= 8
+    breaker.failed(1.0, probe=False)
+    breaker.succeeded()
+    assert breaker.state(1.0) is BreakerState.CLOSED
+    breaker.failed(1.0, probe=False)
+    assert breaker.state(1.0) is BreakerState.CLOSED, "what was before the probe counts no more"
+
+
+def test_a_replica_of_which_a_third_fails_is_kept() -> None:
+    breaker = Breaker()
+    for _ in range(100):
+        breaker.succeeded()
+        breaker.succeeded()
+        breaker.failed(0.0, probe=False)
     assert breaker.state(0.0) is BreakerState.CLOSED
 
 
