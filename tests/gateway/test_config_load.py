@@ -76,7 +76,7 @@ def test_an_unknown_key_is_refused_with_a_suggestion() -> None:
 
 
 def test_an_unknown_key_like_none_that_exists_lists_those_that_do() -> None:
-    assert only("zzz: 1\n").hint == "there is: auth, cache, deployments, pools, residency, server, telemetry"
+    assert only("zzz: 1\n").hint == "there is: auth, cache, deployments, pools, prices, residency, server, telemetry"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_an_unknown_key_like_none_that_exists_lists_those_that_do() -> None:
         ("pools: {a: {urls: [ftp://x]}}", "pools.a.urls[0]", "not an http:// or https:// URL"),
         ("pools: {a b: {urls: [http://x]}}", 'pools."a b"', '"a b" is not a name'),
         ("pools: {a: {engine: {kind: vlm}}}", "pools.a.engine.kind", 'did you mean "vllm"?'),
-        ("pools: {a: {engine: {kind: xyz}}}", "pools.a.engine.kind", "it takes openai, vllm, llamacpp, fake"),
+        ("pools: {a: {engine: {kind: xyz}}}", "pools.a.engine.kind", "it takes openai, vllm, llamacpp, "),
         ("deployments: {m: {variants: {}}}", "deployments.m.variants", "it needs at least 1"),
         ("deployments: {m: {}}", "deployments.m", 'the key "variants" is missing (add `variants: …` here)'),
         ("auth: {keys: [{name: '', key: x}]}", "auth.keys[0].name", '"" is too short'),
