@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.harness import CHAT, Turn, chat, config_of, engine_by_hand, engine_running, serving, whole
+from tests.harness import CHAT, Turn, chat, config_of, engine_by_hand, engine_running, serving, settled, whole
 
 OK = whole(b'{"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}]}')
 
@@ -30,12 +30,17 @@ async def test_r07_traffic_follows_what_is_in_flight_and_not_what_engines_say() 
         serving(config_of(one, two, policy="least_requests")) as server,
     ):
         one.hold()
+        two.hold()
         async with server.asking(chat()) as held:
-            await server.post(CHAT, chat())
+            await settled(
+                lambda: [] if any(r.in_flight for r in server.gateway.replicas) else ["not sent"], "in flight"
+            )
             busy = next(r for r in server.gateway.replicas if r.in_flight)
+            (two if busy.name.endswith("-0") else one).release()
             for _ in range(6):
                 answer = await server.post(CHAT, chat())
                 assert answer.headers["x-headrace-replica"] != busy.name
             one.release()
+            two.release()
             assert (await held.answer()).status == 200
         assert [r.in_flight for r in server.gateway.replicas] == [0, 0]
