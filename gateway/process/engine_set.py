@@ -11,12 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TypeVar
 
+import msgspec
+
 from engines.commands import free_port
 from engines.guard import Guard
 from engines.launcher import Change, LaunchError, ProcessLauncher, State
+from engines.memory import resident_bytes
 from gateway.config import Config
 from gateway.process.banner import Console
 from gateway.process.engine_plan import Plan, plans_of
+from gateway.telemetry import Snapshot
+from gateway.telemetry.series import ENGINE_MEMORY
 
 T = TypeVar("T")
 
@@ -65,6 +70,10 @@ class Engine:
         if not serving.done():
             raise LaunchError(f"{self.plan.name}: ended before it was ready")
         serving.result()
+
+    @property
+    def pid(self) -> int | None:
+        return self._launcher.pid if self._launcher is not None else None
 
     async def stop(self) -> None:
         if self._launcher is not None:
@@ -148,6 +157,16 @@ class Engines:
             return
         guard = self._guard = self._guard or await Guard.start()
         await together(engine.start(guard, patient=patient) for engine in fresh)
+
+    async def memory(self) -> bytes:
+        """A snapshot for `merge`: what each engine that runs holds now."""
+        pids = [(engine.plan, engine.pid) for engine in self._engines.values()]
+        running = [(plan, pid) for plan, pid in pids if pid is not None]
+        held = await in_thread(lambda: [resident_bytes(pid) for _, pid in running]) if running else []
+        rows: list[tuple[tuple[str, ...], list[float]]] = [
+            ((plan.pool, plan.name), [float(size)]) for (plan, _), size in zip(running, held, strict=True)
+        ]
+        return msgspec.msgpack.encode(Snapshot({ENGINE_MEMORY.name: rows} if rows else {}))
 
     async def keep_only(self, configs: Iterable[Config]) -> None:
         """Stop what none of these wants."""

@@ -39,7 +39,7 @@ class Supervisor:
         self._reread = reread
         self._console = console
         self._engines = Engines(console, state_folder() / "engines")
-        self._numbering = Numbering(config.telemetry.max_tenants)
+        self._numbering = Numbering(config.telemetry.max_tenants, self._engines.memory)
         self._generation: Generation | None = None
         self._draining: dict[asyncio.Task[None], Generation] = {}
         self._stop_signal = 0

@@ -10,7 +10,7 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from engines.exit_reason import explain_exit
 from engines.launcher import Backoff
@@ -165,8 +165,10 @@ class Worker:
 class Numbering:
     """The sum over all workers, those that are gone included (A22)."""
 
-    def __init__(self, max_tenants: int) -> None:
+    def __init__(self, max_tenants: int, beside: Callable[[], Awaitable[bytes]] | None = None) -> None:
+        """beside: a snapshot of what no worker knows, asked for at each scrape."""
         self._bound = Bound(max_tenants)
+        self._beside = beside
         self._live: set[Worker] = set()
         self._retired: bytes | None = None
         self._answering: set[asyncio.Task[None]] = set()
@@ -208,6 +210,8 @@ class Numbering:
     async def expose(self, accept: str) -> Exposition:
         await self._ask_all()
         live = [worker.numbers for worker in self._live if worker.numbers is not None]
+        if self._beside is not None:
+            live.append(await self._beside())
         retired = [self._retired] if self._retired is not None else []
         return render(merge(live, retired, bound=self._bound), accept)
 

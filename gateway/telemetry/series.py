@@ -237,6 +237,15 @@ BUILD_INFO = Series(
     ("version", "python"),
     fold=Fold.MAX,
 )
+ENGINE_MEMORY = Series(
+    "headrace_engine_memory_bytes",
+    Kind.GAUGE,
+    "Resident memory of an engine that the gateway runs, its helpers included.",
+    ("pool", "engine"),
+    "bytes",
+    spill=("pool", "engine"),
+    max_children=100,
+)
 WORKERS = Series("headrace_workers", Kind.GAUGE, "Worker processes in this sum.", (), "workers")
 CPU = Series("process_cpu_seconds_total", Kind.COUNTER, "User and system CPU time of all workers.", (), "seconds")
 RSS = Series("process_resident_memory_bytes", Kind.GAUGE, "Resident memory of all workers.", (), "bytes")
@@ -273,6 +282,7 @@ ALL: Final[dict[str, Series]] = {
         ESTIMATED_USAGE,
         LOG_LINES_DROPPED,
         BUILD_INFO,
+        ENGINE_MEMORY,
         WORKERS,
         CPU,
         RSS,
