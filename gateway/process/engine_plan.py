@@ -137,35 +137,7 @@ def plans_of(config: Config) -> list[Plan]:
 def _pool_plans(name: str, pool: Pool, config: Config) -> Iterator[Plan]:
     engine = pool.engine
     names = tuple(dict.fromkeys(_names_asked_for(name, config))) or (name,)
-    if engine.launcher == "ray":
-        yield _ray_plan(name, pool, names)
-        return
-    for index in range(pool.replicas):
-        yield Plan(
-            pool=name,
-            name=f"{name}-{index}",
-            kind=engine.kind,
-            model=engine.model or "",
-            names=names,
-            context_tokens=engine.context_tokens,
-            slots=engine.slots,
-            threads=engine.threads,
-            args=tuple(engine.args),
-            python=engine.python,
-            env=tuple(engine.env.items()),
-            gpus=None if engine.gpus is None else gpu_slice(engine.gpus, index, pool.replicas),
-            start_timeout_s=engine.start_timeout_s if "start_timeout_s" in engine.model_fields_set else None,
-        )
-
-
-def _ray_plan(name: str, pool: Pool, names: tuple[str, ...]) -> Plan:
-    """One plan for all replicas: Ray says where each runs."""
-    engine, ray = pool.engine, pool.engine.ray
-    flags = ["--address", ray.address, "--min", str(pool.replicas), "--max", str(ray.max_replicas or pool.replicas)]
-    flags += ["--target", str(ray.target_in_flight), "--idle", str(ray.idle_s), "--strategy", ray.strategy]
-    flags += ["--cpus", str(ray.cpus), "--gpus", str(engine.gpus if isinstance(engine.gpus, int) else 0)]
-    flags += [part for key, amount in ray.resources.items() for part in ("--resource", f"{key}={amount:g}")]
-    return Plan(
+    whole = Plan(
         pool=name,
         name=name,
         kind=engine.kind,
@@ -177,9 +149,24 @@ def _ray_plan(name: str, pool: Pool, names: tuple[str, ...]) -> Plan:
         args=tuple(engine.args),
         python=engine.python,
         env=tuple(engine.env.items()),
-        start_timeout_s=engine.start_timeout_s,
-        ray=tuple(flags),
+        start_timeout_s=engine.start_timeout_s if "start_timeout_s" in engine.model_fields_set else None,
     )
+    if engine.launcher == "ray":
+        # One plan for all replicas: Ray says where each runs.
+        yield replace(whole, ray=_ray_flags(pool))
+        return
+    for index in range(pool.replicas):
+        gpus = None if engine.gpus is None else gpu_slice(engine.gpus, index, pool.replicas)
+        yield replace(whole, name=f"{name}-{index}", gpus=gpus)
+
+
+def _ray_flags(pool: Pool) -> tuple[str, ...]:
+    engine, ray = pool.engine, pool.engine.ray
+    flags = ["--address", ray.address, "--min", str(pool.replicas), "--max", str(ray.max_replicas or pool.replicas)]
+    flags += ["--target", str(ray.target_in_flight), "--idle", str(ray.idle_s), "--strategy", ray.strategy]
+    flags += ["--cpus", str(ray.cpus), "--gpus", str(engine.gpus if isinstance(engine.gpus, int) else 0)]
+    flags += [part for key, amount in ray.resources.items() for part in ("--resource", f"{key}={amount:g}")]
+    return tuple(flags)
 
 
 def _names_asked_for(pool: str, config: Config) -> Iterable[str]:
