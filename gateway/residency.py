@@ -55,11 +55,14 @@ class Residency:
         self.strictest = self._by_name[options.classes[-1]]
         """What is decided where nothing can be known."""
         self._default = self._by_name.get(options.default, self.strictest)
+        self._of_tenants = {tenant: self._by_name.get(name, self.strictest) for tenant, name in options.tenants.items()}
 
     def of_key(self, caller: Caller) -> Clearance:
         """That of a caller who says nothing more."""
         name = caller.sensitivity
-        return self._by_name.get(name, self.strictest) if name else self._default
+        clearance = self._by_name.get(name, self.strictest) if name else self._default
+        least = self._of_tenants.get(caller.tenant)
+        return clearance if least is None else self.stricter(clearance, least)
 
     def decide(self, caller: Caller, request: Request) -> Clearance:
         """From the key, tightened by the header `x-headrace-sensitivity`.

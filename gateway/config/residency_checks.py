@@ -27,6 +27,7 @@ def _classes(config: Config) -> Iterator[Finding]:
     named: list[tuple[KeyPath, str, bool]] = [(("residency", "default"), options.default, False)]
     named += [(("residency", "sites", name), name, True) for name in options.sites]
     named += [(("residency", "labels", name), name, True) for name in options.labels]
+    named += [(("residency", "tenants", tenant), name, False) for tenant, name in options.tenants.items()]
     named += [
         (("auth", "keys", index, "sensitivity"), key.sensitivity, False)
         for index, key in enumerate(config.auth.keys)

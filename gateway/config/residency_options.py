@@ -21,6 +21,8 @@ class Residency(Section):
     """Sensitivity classes, from the least to the most sensitive."""
     default: Name = "internal"
     """The class of a request of which nothing else is known; `auth.keys[].sensitivity` comes first."""
+    tenants: dict[Name, Name] = {}
+    """By tenant, the class of its requests at least, whatever their key says."""
     sites: dict[Name, list[Site]] = {"confidential": ["on-premise"], "restricted": ["on-premise"]}
     """By class, the sites to which its requests may go; a class that is not named adds no limit of its own."""
     labels: dict[Name, dict[Name, str]] = {}

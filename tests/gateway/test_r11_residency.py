@@ -188,6 +188,23 @@ async def test_r11_what_is_not_sensitive_may_go_there() -> None:
         assert [record["sensitivity"] for record in await server.records(2)] == ["internal", "internal"]
 
 
+async def test_r11_a_tenants_class_holds_whatever_its_keys_say() -> None:
+    keys = [
+        {"name": "plain", "key": "key-plain", "tenant": "clinic"},
+        {"name": "loose", "key": "key-loose", "tenant": "clinic", "sensitivity": "public"},
+        {"name": "other", "key": "key-other", "tenant": "shop"},
+    ]
+    async with engine_running() as cloud:
+        config = several(m={"engines": [cloud], "pool": CLOUD})
+        config |= {"auth": {"keys": keys}, "residency": {"tenants": {"clinic": "restricted"}}}
+        async with serving(config) as server, server.client() as client:
+            statuses = []
+            for key in keys:
+                headers = {"authorization": f"Bearer {key['key']}"}
+                statuses.append((await client.post(CHAT, json=chat(), headers=headers)).status_code)
+            assert statuses == [403, 403, 200]
+
+
 async def test_r11_the_header_only_tightens_and_an_unknown_class_is_refused() -> None:
     async with engine_running() as cloud, engine_running() as home:
         config = several(m={"engines": [cloud], "pool": CLOUD}, h={"engines": [home]}) | BY_KEY
