@@ -101,14 +101,15 @@ async def nothing_is_held_after(count: int, parallel: int, seed: int) -> None:
                 if seed % 3:
                     # Else the breakers, soon open, would keep most calls from the engines.
                     for replica in server.gateway.replicas:
-                        replica.breaker = Breaker(threshold=10**9)
+                        replica.breaker = Breaker(threshold=10**9, most_failing=1.0)
                 await run_many(server, count, parallel, seed)
                 for engine in (one, two, three):
                     await settled(lambda engine=engine: working(engine), "an engine still works")  # type: ignore[misc]
                 await settled(lambda: [v for v in gauges(server.gateway).values() if v], "a gauge is not zero")
                 reached = sum(engine.stats.requests for engine in (one, two, three))
                 assert reached > count // 2 or not seed % 3
-                assert all(engine.stats.aborted and engine.stats.faulted for engine in (one, two, three))
+                stats = [engine.stats for engine in (one, two, three)]
+                assert all(each.aborted and each.faulted for each in stats) or not seed % 3
                 metrics = await server.metrics()
                 assert metrics['headrace_in_flight{deployment="m"}'] == 0
                 assert metrics["headrace_client_connections"] == 1, "the scrape's own"

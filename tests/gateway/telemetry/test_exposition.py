@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import time
 import timeit
 
@@ -54,8 +55,9 @@ def test_5000_series_are_rendered_in_under_100_ms() -> None:
     merged = Snapshot({REQUEST_DURATION.name: histograms, REQUESTS.name: counters})
     lines = [line for line in render(merged).body.splitlines() if not line.startswith(b"#")]
     assert len(lines) == 150 * 17 + 2_450 == 5_000
-    # CPU time, because other work on this machine is not the gateway's.
-    assert min(timeit.repeat(lambda: render(merged), timer=time.process_time, number=1, repeat=10)) < 0.1
+    if sys.gettrace() is None:  # under coverage every line costs several times as much
+        # CPU time, because other work on this machine is not the gateway's.
+        assert min(timeit.repeat(lambda: render(merged), timer=time.process_time, number=1, repeat=10)) < 0.1
 
 
 def test_names_follow_prometheus_conventions() -> None:
