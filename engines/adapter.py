@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from engines.base import EngineError, EngineRequest, EngineResponse, EngineTimeout, Receiver, Timeouts
-from engines.http import Endpoint, HttpEngine
+from engines.http import HEALTH_LIMITS, Dialect, Endpoint, HttpEngine
 from engines.made import MadeResponse
 from engines.outbox import Outbox
 
@@ -108,7 +108,7 @@ class AdapterEngine(HttpEngine):
     def __init__(
         self, endpoint: Endpoint, translator: Translator, signer: Signer | None = None, outbox: Outbox | None = None
     ) -> None:
-        super().__init__(endpoint, outbox=outbox)
+        super().__init__(endpoint, Dialect(health_path="/"), outbox)
         self._translator = translator
         self._signer = signer
         self._origin = endpoint.url.rstrip("/")
@@ -130,12 +130,10 @@ class AdapterEngine(HttpEngine):
 
     async def healthy(self) -> bool:
         """Whether anything but a server's error comes back: there is no path that every peer has."""
-        try:
-            response = await self._send(self._head("GET", "/") + b"\r\n", Timeouts(connect_s=2.0, total_s=5.0))
-        except EngineError:
-            return False
-        response.abort()
-        return response.status < 500
+        return await self._answers_well(HEALTH_LIMITS, whole=False)
+
+    def _is_well(self, status: int) -> bool:
+        return status < 500
 
     async def _signed(
         self, signer: Signer, wire: Wire, headers: Mapping[str, str], limit_s: float

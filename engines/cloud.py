@@ -11,7 +11,7 @@ import msgspec
 from engines.adapter import error_body
 from engines.base import EngineError, EngineRequest, EngineResponse, EngineTimeout, Timeouts
 from engines.connection import Exchange
-from engines.http import Dialect, Endpoint, HttpEngine
+from engines.http import HEALTH_LIMITS, Dialect, Endpoint, HttpEngine
 from engines.made import MadeResponse
 from engines.outbox import Outbox
 from engines.tokens import BearerSigner
@@ -51,14 +51,11 @@ class CloudEngine(HttpEngine):
         return told
 
     async def healthy(self) -> bool:
-        limits = Timeouts(connect_s=2.0, total_s=5.0)
         try:
-            ticket, limits = await self._let_in(limits)
-            response = await self._send(self._head("GET", self._health_path) + _lines(ticket) + b"\r\n", limits)
+            ticket, limits = await self._let_in(HEALTH_LIMITS)
         except EngineError:
             return False
-        response.abort()
-        return self._is_well(response.status)
+        return await self._answers_well(limits, _lines(ticket), whole=False)
 
     async def aclose(self) -> None:
         await super().aclose()
@@ -72,10 +69,6 @@ class CloudEngine(HttpEngine):
     def _reworded(self, request: EngineRequest, status: int, body: bytes) -> bytes:
         """The body of an answer that is not 200."""
         return body
-
-    def _is_well(self, status: int) -> bool:
-        """What the status at the health path says."""
-        return status == 200
 
     async def _signed(
         self, head: bytes, request: EngineRequest, timeouts: Timeouts

@@ -23,6 +23,8 @@ from engines.connection import Connection, Exchange
 from engines.outbox import Outbox
 
 MAX_IDLE_CONNECTIONS = 1024
+MAX_HEALTH_BYTES = 1 << 20
+HEALTH_LIMITS = Timeouts(connect_s=2.0, total_s=5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +83,29 @@ class HttpEngine:
         return await self._post(self._heads[request.operation], request.body, timeouts, request.headers)
 
     async def healthy(self) -> bool:
-        try:
-            limits = Timeouts(connect_s=2.0, total_s=5.0)
-            response = await self._send(self._head("GET", self._health_path) + b"\r\n", limits)
-            try:
-                await response.read(1 << 20)
-            finally:
-                response.abort()
-        except EngineError:
-            return False
-        return response.status == 200
+        return await self._answers_well(HEALTH_LIMITS)
 
     async def aclose(self) -> None:
         self._closed = True
         while self._idle:
             self._idle.pop().close()
+
+    def _is_well(self, status: int) -> bool:
+        """What the status at the health path says."""
+        return status == 200
+
+    async def _answers_well(self, limits: Timeouts, headers: bytes = b"", *, whole: bool = True) -> bool:
+        """Whether the health path is answered well, and with `whole` up to the end, which keeps the connection."""
+        try:
+            response = await self._send(self._head("GET", self._health_path) + headers + b"\r\n", limits)
+            try:
+                if whole:
+                    await response.read(MAX_HEALTH_BYTES)
+            finally:
+                response.abort()
+        except EngineError:
+            return False
+        return self._is_well(response.status)
 
     def _head(self, method: str, path: str) -> bytes:
         """Request line and headers that are the same for every request to `path`."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from engines.adapter import AdapterEngine
-from engines.base import EngineError, Timeouts
 from engines.classic.translator import ClassicTranslator, Server
-from engines.http import Endpoint
+from engines.http import HEALTH_LIMITS, Endpoint
 from engines.outbox import Outbox
 
 
@@ -20,13 +19,7 @@ class ClassicEngine(AdapterEngine):
         self._any_answer_is_well = server.any_answer_is_well
 
     async def healthy(self) -> bool:
-        try:
-            limits = Timeouts(connect_s=2.0, total_s=5.0)
-            response = await self._send(self._head("GET", self._health_path) + b"\r\n", limits)
-            try:
-                await response.read(1 << 20)
-            finally:
-                response.abort()
-        except EngineError:
-            return False
-        return response.status == 200 or (self._any_answer_is_well and response.status < 500)
+        return await self._answers_well(HEALTH_LIMITS)
+
+    def _is_well(self, status: int) -> bool:
+        return status == 200 or (self._any_answer_is_well and status < 500)
