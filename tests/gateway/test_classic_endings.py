@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
-from collections import Counter
-
 import pytest
 
+from tests.endings import REPLICAS, ask, left_by
 from tests.engines.server import Peer, engine_server
-from tests.harness import CHAT, Json, Server, chat, config_of, framed, serving, settled, streamed, whole
+from tests.harness import Json, chat, config_of, framed, serving, streamed, whole
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 PIECE = framed(b'data: {"text_output": "a"}\n\n')
@@ -30,19 +27,9 @@ ENDINGS: dict[str, tuple[bytes, Json]] = {
 }
 
 
-async def end(server: Server, ending: str) -> None:
-    body = ENDINGS[ending][1]
-    if ending != "hang up":
-        await server.post(CHAT, body)
-        return
-    async with server.asking(body) as wire:
-        await wire.read_head()
-        wire.reset()
-
-
 @pytest.mark.parametrize("ending", ENDINGS)
 async def test_a13_no_ending_leaves_a_cycle_of_ours(ending: str) -> None:
-    answer = ENDINGS[ending][0]
+    answer, body = ENDINGS[ending]
 
     async def play(peer: Peer) -> None:
         while await peer.request():
@@ -51,27 +38,7 @@ async def test_a13_no_ending_leaves_a_cycle_of_ours(ending: str) -> None:
                 break
 
     async with engine_server(play) as url:
-        # As many as calls, so that no breaker opens.
-        urls = [f"{url}/{number}" for number in range(12)]
+        urls = [f"{url}/{number}" for number in range(REPLICAS)]
         config = config_of(*urls, engine={"kind": "kserve"}, attempts=1, policy="round_robin")
         async with serving(config) as server:
-            await end(server, ending)
-            gc.collect()
-            gc.disable()
-            try:
-                for _ in range(10):
-                    await end(server, ending)
-                await settled(lambda: server.gateway.server.open, "connections are open")
-                await asyncio.sleep(0)
-                gc.set_debug(gc.DEBUG_SAVEALL)
-                gc.collect()
-                left = Counter(type(one).__qualname__ for one in gc.garbage if _is_ours(one))
-            finally:
-                gc.set_debug(0)
-                gc.garbage.clear()
-                gc.enable()
-            assert not left
-
-
-def _is_ours(thing: object) -> bool:
-    return type(thing).__module__.startswith(("gateway.", "engines.", "router."))
+            assert not await left_by(server, lambda: ask(server, body, hangs_up=ending == "hang up"))
