@@ -72,7 +72,8 @@ class Dispatcher:
             except EngineError as error:
                 error.__traceback__ = None
                 no_time_left = isinstance(error, EngineTimeout) and error.phase == "total"
-                errand.failed(from_engine_error(error), Reason.ERROR, final=no_time_left)
+                failure = errand.out_of_time() if no_time_left else from_engine_error(error)
+                errand.failed(failure, Reason.ERROR, final=no_time_left)
         try:
             raise self._answer(errand)
         finally:
@@ -176,7 +177,7 @@ class Dispatcher:
         record.pool, record.replica, record.engine_kind = replica.pool, replica.name, replica.kind
         outcome = Outcome.ABANDONED
         answered_s = 0.0
-        lease = replica.lease()
+        lease = replica.lease(started_s)
         try:
             with lease:
                 response = await replica.engine.send(errand.request, limits)
@@ -232,7 +233,8 @@ class Dispatcher:
         if now_s < self._busy_until_s:
             eligible = [r for r in eligible if r.busy_until_s <= now_s] or eligible
         eligible = admitted(eligible, now_s, self._rng)
-        return eligible[errand.deployment.policy.choose(Features(len(errand.call.body)), eligible)]
+        features = Features(len(errand.call.body) // 4, now_s=now_s)
+        return eligible[errand.deployment.policy.choose(features, [r.load for r in eligible])]
 
     def _rest(self, replica: Replica, rejected: Rejection) -> None:
         """A full replica is not asked again for as long as it said, and last if it said nothing."""

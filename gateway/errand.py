@@ -117,5 +117,8 @@ class Errand:
         if total_s is None or (spent_s < 0.001 and not self.seen):
             return limits
         if spent_s >= total_s:
-            raise UpstreamTimeout(f"No answer within total timeout of {total_s:g} s.", code="total_timeout")
+            raise self.out_of_time()
         return msgspec.structs.replace(limits, total_s=total_s - spent_s)
+
+    def out_of_time(self) -> UpstreamTimeout:
+        return UpstreamTimeout(f"No answer within total timeout of {self.total_s:g} s.", code="total_timeout")

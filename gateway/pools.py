@@ -58,7 +58,7 @@ class Pool:
         self.warming = _without(self.warming, replica)
         others = self.replicas
         if others:
-            replica.served = replica.served_before = min(r.served for r in others)
+            replica.load.served = replica.served_before = min(r.served for r in others)
             replica.ramp = ramp
         self.replicas = (*others, replica)
 

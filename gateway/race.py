@@ -35,11 +35,12 @@ class _Runner:
         request: EngineRequest,
         limits: Timeouts,
         deliver: Callable[[EngineResponse], Awaitable[Outcome]],
+        now_s: float,
     ) -> None:
         self.replica = replica
         self.response: EngineResponse | None = None
         self._deliver = deliver
-        self._lease: Lease | None = replica.lease()
+        self._lease: Lease | None = replica.lease(now_s)
         self.task = asyncio.get_running_loop().create_task(self._open(request, limits))
 
     @property
@@ -139,7 +140,7 @@ class Race:
     def _start(self, replica: Replica, limits: Timeouts) -> _Runner:
         self._record.attempts += 1
         self._name(replica)
-        return _Runner(replica, self._request, limits, self._deliver)
+        return _Runner(replica, self._request, limits, self._deliver, self._clock.monotonic())
 
     def _name(self, replica: Replica) -> None:
         record = self._record

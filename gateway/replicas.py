@@ -9,6 +9,7 @@ from typing import Self
 
 from engines.base import Engine
 from router.breaker import Breaker
+from router.load import ReplicaLoad, Work
 
 LEAST_SHARE = 0.1
 """What a replica that starts slowly gets of the traffic at first."""
@@ -30,7 +31,7 @@ class Ramp:
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One engine process or endpoint. Seen by policies as `ReplicaView`.
+    """One engine process or endpoint. Policies see its `load`.
 
     served_before: what `served` began at. A newcomer begins level with its peers: policies that look at `served` would
                    send it everything until it had caught up.
@@ -47,8 +48,6 @@ class Replica:
     engine: Engine
     max_in_flight: int | None = None
     breaker: Breaker = field(default_factory=Breaker)
-    in_flight: int = 0
-    served: int = 0
     rests_until_s: float = 0.0
     busy_until_s: float = 0.0
     url: str = ""
@@ -56,31 +55,46 @@ class Replica:
     last_error: str = ""
     ramp: Ramp | None = None
     on_idle: Callable[[], None] | None = None
+    load: ReplicaLoad = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.load = ReplicaLoad(self.name)
 
     def __repr__(self) -> str:
         return f"<Replica {self.name} in_flight={self.in_flight} served={self.served} {self.breaker!r}>"
 
     @property
-    def full(self) -> bool:
-        return self.max_in_flight is not None and self.in_flight >= self.max_in_flight
+    def in_flight(self) -> int:
+        """Requests sent and not yet answered to the end."""
+        return self.load.in_flight
 
-    def lease(self) -> Lease:
-        return Lease(self)
+    @property
+    def served(self) -> int:
+        """Requests ever sent."""
+        return self.load.served
+
+    @property
+    def full(self) -> bool:
+        return self.max_in_flight is not None and self.load.in_flight >= self.max_in_flight
+
+    def lease(self, now_s: float, prompt_tokens: int = 0, cached_tokens: int = 0, output_tokens: float = 0.0) -> Lease:
+        """A place for one request; its figures as `Work` has them."""
+        return Lease(self, self.load.begin(prompt_tokens, cached_tokens, output_tokens, now_s))
 
 
 class Lease:
     """One request's place at a replica, given back exactly once when its `with` block is left.
 
+    work:  its entry in the replica's books.
     probe: whether the request is to find out if the replica is back.
     """
 
-    __slots__ = ("_held", "probe", "replica")
+    __slots__ = ("_held", "probe", "replica", "work")
 
-    def __init__(self, replica: Replica) -> None:
+    def __init__(self, replica: Replica, work: Work) -> None:
         self.replica = replica
+        self.work = work
         self._held = True
-        replica.in_flight += 1
-        replica.served += 1
         self.probe = replica.breaker.sent()
 
     def __enter__(self) -> Self:
@@ -91,7 +105,7 @@ class Lease:
             return
         self._held = False
         replica = self.replica
-        replica.in_flight -= 1
+        self.work.close()
         if replica.on_idle is not None and not replica.in_flight:
             replica.on_idle()
 

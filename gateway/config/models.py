@@ -175,7 +175,7 @@ class Deployment(Section):
     """Builds of the model, by a name of your choice; traffic is shared between them by weight."""
     aliases: list[Name] = []
     """Other names for the same deployment."""
-    policy: Literal["least_requests", "round_robin", "random"] = "least_requests"
+    policy: Literal["marginal_latency", "least_requests", "round_robin", "random"] = "marginal_latency"
     """How a replica is chosen."""
     timeouts: TimeoutOptions = TimeoutOptions()
     """How long to wait for the engines."""

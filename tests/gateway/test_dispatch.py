@@ -312,7 +312,7 @@ async def test_a_second_request_waits_for_the_probes_answer_to_begin_and_no_long
         allowed.append(replica.breaker.allows(clock.monotonic()))
         return Outcome.FINE
 
-    lease = replica.lease()
+    lease = replica.lease(0.0)
     with lease:
         assert lease.probe
         assert not replica.breaker.allows(clock.monotonic())
@@ -351,11 +351,11 @@ async def test_replicas_at_their_limit_are_passed_over_and_named(clock: Clock) -
     stage = Stage(clock, Scripted("a", clock, 200), Scripted("b", clock, 200))
     for replica in stage.replicas:
         replica.max_in_flight = 1
-    with stage.replicas[0].lease():
+    with stage.replicas[0].lease(0.0):
         assert stage.replicas[0].full
         await stage.dispatcher.run(stage.deployment, CALL, ANYWHERE, b"", stage.record, deliver)
         assert stage.asked == [0, 1]
-        with stage.replicas[1].lease(), pytest.raises(Overloaded, match="at its `max_in_flight`") as caught:
+        with stage.replicas[1].lease(0.0), pytest.raises(Overloaded, match="at its `max_in_flight`") as caught:
             await stage.dispatcher.run(stage.deployment, CALL, ANYWHERE, b"", stage.record, deliver)
         assert caught.value.retry_after_s == 1.0
     assert await stage.run() is None
@@ -363,7 +363,7 @@ async def test_replicas_at_their_limit_are_passed_over_and_named(clock: Clock) -
 
 async def test_a_lease_is_given_back_exactly_once(clock: Clock) -> None:
     replica = Replica("a", "p", "cloud", "fake", Scripted("a", clock, 200))
-    lease = replica.lease()
+    lease = replica.lease(0.0)
     assert (replica.in_flight, replica.served) == (1, 1)
     for _ in range(3):
         with lease:

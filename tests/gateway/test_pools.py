@@ -275,7 +275,9 @@ async def test_a_warm_up_that_reaches_nobody_does_not_keep_the_gateway_from_star
 
 def replica(name: str, in_flight: int = 0, served: int = 0, ramp: Ramp | None = None) -> Replica:
     engine = HttpEngine(Endpoint(name, "http://127.0.0.1:1"))
-    return Replica(name, "p", "on-premise", "openai", engine, in_flight=in_flight, served=served, ramp=ramp)
+    made = Replica(name, "p", "on-premise", "openai", engine, ramp=ramp)
+    made.load.in_flight, made.load.served = in_flight, served
+    return made
 
 
 def test_a_slow_start_grows_evenly_to_a_full_share() -> None:
@@ -292,7 +294,7 @@ def test_a_slow_starter_may_have_its_share_of_what_others_have(now_s: float, exp
         young = replica("young", ramp=Ramp(0.0, 10.0))
         old = [replica("a", load), replica("b", load)]
         while young in admitted([*old, young], now_s, rng):
-            young.in_flight += 1
+            young.load.in_flight += 1
         total += young.in_flight
     assert total / rounds == pytest.approx(expected * (1 + load), rel=0.25)
 

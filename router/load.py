@@ -1,0 +1,171 @@
+"""The gateway's own books on one replica: what it was sent and has not answered, and how fast it has proved (R07)."""
+
+from __future__ import annotations
+
+from router.speed import Speed
+
+RECENT_S = 10.0
+"""Time constant in which the work of late is forgotten."""
+
+
+class Work:
+    """One request's entry in the books of a replica, from its sending to its end. Closed exactly once.
+
+    prompt_tokens, cached_tokens, output_tokens: as predicted when it was sent.
+    """
+
+    __slots__ = ("_load", "_stage", "cached_tokens", "output_tokens", "prompt_tokens", "sent_s")
+
+    def __init__(
+        self, load: ReplicaLoad, prompt_tokens: int, cached_tokens: int, output_tokens: float, now_s: float
+    ) -> None:
+        self._load = load
+        self._stage = 0  # 0: prefill, 1: decode, 2: closed
+        self.prompt_tokens = prompt_tokens
+        self.cached_tokens = cached_tokens
+        self.output_tokens = output_tokens
+        self.sent_s = now_s
+
+    @property
+    def uncached_tokens(self) -> int:
+        return self.prompt_tokens - self.cached_tokens
+
+    def first_token(self, now_s: float, uncached_tokens: int | None = None) -> None:
+        """The prefill is over. `uncached_tokens`: as the engine counted them, if it told. Idempotent."""
+        if self._stage == 0:
+            self._stage = 1
+            tokens = self.uncached_tokens if uncached_tokens is None else uncached_tokens
+            self._load.prefilled(self, tokens, now_s)
+
+    def close(self) -> None:
+        """It ended, however it did. Idempotent."""
+        if self._stage < 2:
+            if self._stage == 0:
+                self._load.prefill_given_up(self)
+            self._stage = 2
+            self._load.ended(self)
+
+
+class ReplicaLoad:
+    """What is outstanding at one replica, by this gateway's own count. Policies read its attributes.
+
+    in_flight:       requests sent and not yet answered to the end.
+    served:          requests ever sent.
+    waiting:         those in flight that have no first token yet.
+    prefill_tokens:  uncached prompt tokens of those.
+    context_tokens:  tokens that the requests in flight will hold in the KV cache at their end, prompt and answer.
+    kv_capacity_tokens: tokens that fit the KV cache; 0: unknown.
+    others_in_flight, others_prefill_tokens, others_context_tokens: the same sums of everybody else's requests, as far
+                     as other gateways and the engine's own metrics tell; they may be late, so they only ever correct.
+    speed:           what was learned of its speed.
+    """
+
+    __slots__ = (
+        "_blurred",
+        "_mark_s",
+        "_opening",
+        "_pending",
+        "_recent_s",
+        "_recent_tokens",
+        "context_tokens",
+        "in_flight",
+        "kv_capacity_tokens",
+        "name",
+        "others_context_tokens",
+        "others_in_flight",
+        "others_prefill_tokens",
+        "prefill_tokens",
+        "served",
+        "speed",
+        "waiting",
+    )
+
+    def __init__(self, name: str, speed: Speed | None = None, kv_capacity_tokens: int = 0) -> None:
+        self.name = name
+        self.speed = Speed() if speed is None else speed
+        self.kv_capacity_tokens = kv_capacity_tokens
+        self.in_flight = 0
+        self.served = 0
+        self.waiting = 0
+        self.prefill_tokens = 0
+        self.context_tokens = 0.0
+        self.others_in_flight = 0.0
+        self.others_prefill_tokens = 0.0
+        self.others_context_tokens = 0.0
+        self._recent_tokens = 0.0
+        self._recent_s = 0.0
+        self._pending: dict[Work, None] = {}
+        self._mark_s = 0.0
+        """When the prefill that goes on now began, as far as can be seen from here."""
+        self._opening = False
+        """Whether the prefill that goes on now found the replica without any."""
+        self._blurred = False
+        """Whether the next first token says nothing about speed."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<ReplicaLoad {self.name} in_flight={self.in_flight} waiting={self.waiting} "
+            f"prefill_tokens={self.prefill_tokens} context_tokens={self.context_tokens:.0f}>"
+        )
+
+    def begin(self, prompt_tokens: int, cached_tokens: int, output_tokens: float, now_s: float) -> Work:
+        """Put a request on the books."""
+        work = Work(self, prompt_tokens, min(cached_tokens, prompt_tokens), output_tokens, now_s)
+        if not self._pending:
+            self._mark_s, self._opening, self._blurred = now_s, True, False
+        self._pending[work] = None
+        self.in_flight += 1
+        self.served += 1
+        self.waiting += 1
+        self.prefill_tokens += work.uncached_tokens
+        self.context_tokens += prompt_tokens + output_tokens
+        self._recent_tokens = self.recent_tokens(now_s) + work.uncached_tokens
+        self._recent_s = now_s
+        return work
+
+    def recent_tokens(self, now_s: float) -> float:
+        """Uncached prompt tokens sent of late, older ones counting less."""
+        idle_s = now_s - self._recent_s
+        return self._recent_tokens / (1.0 + idle_s / RECENT_S) ** 2 if idle_s > 0 else self._recent_tokens
+
+    def backlog_s(self, now_s: float) -> float:
+        """Seconds of prefill that are ahead of a request that is sent now."""
+        tokens = self.prefill_tokens + self.others_prefill_tokens
+        if not tokens:
+            return 0.0
+        backlog_s = tokens * self.speed.s_per_token
+        if self._pending:
+            head = next(iter(self._pending))
+            done_s = now_s - self._mark_s
+            most_s = head.uncached_tokens * self.speed.s_per_token
+            backlog_s -= done_s if done_s < most_s else most_s
+        return backlog_s if backlog_s > 0.0 else 0.0
+
+    def kv_usage(self, more_tokens: float = 0.0) -> float:
+        """Share of the KV cache that is spoken for, with `more_tokens` on top; 0.0 where its size is unknown."""
+        if not self.kv_capacity_tokens:
+            return 0.0
+        return (self.context_tokens + self.others_context_tokens + more_tokens) / self.kv_capacity_tokens
+
+    # What `Work` tells
+
+    def prefilled(self, work: Work, uncached_tokens: int, now_s: float) -> None:
+        self._left_prefill(work)
+        if not self._blurred:
+            self.speed.learn(now_s - self._mark_s, uncached_tokens, opening=self._opening)
+        self._mark_s, self._opening, self._blurred = now_s, False, False
+
+    def prefill_given_up(self, work: Work) -> None:
+        self._left_prefill(work)
+        self._blurred = True  # nobody knows how much of the time since the last first token went into it
+
+    def ended(self, work: Work) -> None:
+        self.in_flight -= 1
+        self.context_tokens -= work.prompt_tokens + work.output_tokens
+        if not self.in_flight:
+            self.context_tokens = 0.0  # rounding must not add up
+
+    def _left_prefill(self, work: Work) -> None:
+        del self._pending[work]
+        self.waiting -= 1
+        self.prefill_tokens -= work.uncached_tokens
