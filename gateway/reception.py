@@ -12,6 +12,7 @@ from gateway.clock import Clock
 from gateway.errors import ApiError, InternalError
 from gateway.http import Handler, Request, Sink
 from gateway.record import Record
+from gateway.relay import JSON_HEADERS
 from gateway.telemetry import NO_SPAN, Span, Telemetry
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,6 @@ Serve = Callable[[Request, Sink, Record, Span], Awaitable[None]]
 """Answers one request, or raises what is wrong with it. Cancelled when the client goes away."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
-_JSON = b"content-type: application/json\r\n"
 _PROBED = re.compile(r"/(?:health|healthz|readyz|liveness|readiness|metrics)(?:/|$)")
 """Asked every few seconds by machines; worth a line only when the answer is bad."""
 
@@ -66,11 +66,11 @@ class Reception:
 
     def _refuse(self, error: ApiError, sink: Sink, record: Record) -> None:
         error.clean(self._telemetry.redactor.text)
-        note_error(record, error)
+        record.note(error)
         if not sink.started:
             record.status = error.status
             body = error.body()
-            sink.start(error.status, _JSON + error.header_lines(), len(body))
+            sink.start(error.status, JSON_HEADERS + error.header_lines(), len(body))
             sink.write(body)
         elif not sink.whole:
             sink.write(error.event())
@@ -103,8 +103,3 @@ class Reception:
         record.status = record.status or sink.status
         if record.operation or record.status >= 400 or not _PROBED.match(record.path):
             self._telemetry.finish(record, span)
-
-
-def note_error(record: Record, error: ApiError) -> None:
-    record.error_type = error.code
-    record.error_message = error.message

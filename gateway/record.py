@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from gateway.errors import ApiError
+
 
 class Usage(msgspec.Struct):
     """Tokens, as the engine counted them; `estimated` when it gave no figure and the gateway counted events."""
@@ -70,6 +72,10 @@ class Record(msgspec.Struct):
     ended_s: float = 0.0
     traceparent: str = ""
     """As received from the client."""
+
+    def note(self, error: ApiError) -> None:
+        self.error_type = error.code
+        self.error_message = error.message
 
     @property
     def duration_s(self) -> float:

@@ -13,7 +13,6 @@ from engines.base import EngineError, EngineResponse, Operation
 from gateway.clock import Clock
 from gateway.errors import UpstreamFailed
 from gateway.http import Sink
-from gateway.reception import note_error
 from gateway.record import Record, Usage
 from gateway.sse import KEEPALIVE, EventFilter
 from gateway.telemetry import Redactor
@@ -262,7 +261,7 @@ class StreamRelay:
         else:
             error, outcome = from_engine_error(failure), Outcome.BROKEN
         error.clean(self._redactor.text)
-        note_error(self._record, error)
+        self._record.note(error)
         self._keepalive.stop()
         self._sink.write(error.event())
         self._sink.end()

@@ -20,7 +20,6 @@ from gateway.clock import Clock
 from gateway.errors import ApiError, Forbidden, InternalError, InvalidRequest, NotFound, from_status
 from gateway.identity import Caller, KeyRing
 from gateway.pool_report import PoolList
-from gateway.reception import note_error
 from gateway.telemetry import Exposition
 
 Responses = dict[int | str, dict[str, Any]]
@@ -190,6 +189,6 @@ async def _on_crash(request: Request, error: Exception) -> Response:
 
 
 def _answer(request: Request, error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
-    note_error(request.scope["record"], error)
+    request.scope["record"].note(error)
     lines = (line.split(": ", 1) for line in error.header_lines().decode().split("\r\n") if line)
     return Response(error.body(), error.status, dict(lines) | dict(headers or {}), media_type="application/json")
