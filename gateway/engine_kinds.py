@@ -11,6 +11,7 @@ from engines.http import Endpoint, HttpEngine
 from engines.llamacpp import LlamaCppEngine
 from engines.outbox import Outbox
 from gateway.config import EngineOptions
+from gateway.kinds.key import with_key
 
 Make = Callable[[EngineOptions, Endpoint, Outbox], Engine]
 _MADE_IN: Mapping[str, str] = {
@@ -36,11 +37,10 @@ def make_engine(options: EngineOptions, name: str, url: str, outbox: Outbox) -> 
         OSError: the CA file cannot be read.
     """
     headers = {key: value.get_secret_value() for key, value in options.headers.items()}
+    endpoint = Endpoint(name, url, headers, options.ca_file)
     module = _MADE_IN.get(options.kind)
     if module is not None:
         make = cast(Make, importlib.import_module(module).make)
-        return make(options, Endpoint(name, url, headers, options.ca_file), outbox)
-    if options.api_key is not None:
-        headers["authorization"] = f"Bearer {options.api_key.get_secret_value()}"
+        return make(options, endpoint, outbox)
     kind = LlamaCppEngine if options.kind == "llamacpp" else HttpEngine
-    return kind(Endpoint(name, url, headers, options.ca_file), outbox=outbox)
+    return kind(with_key(endpoint, options), outbox=outbox)

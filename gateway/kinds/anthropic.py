@@ -10,13 +10,11 @@ from engines.base import Engine
 from engines.http import Endpoint
 from engines.outbox import Outbox
 from gateway.config import EngineOptions
+from gateway.kinds.key import with_key
 
 
 def make(options: EngineOptions, endpoint: Endpoint, outbox: Outbox) -> Engine:
     """With the key in a header of Anthropic's own."""
     headers = {"anthropic-version": options.anthropic.version, **endpoint.headers}
-    if options.api_key is not None:
-        headers["x-api-key"] = options.api_key.get_secret_value()
-    endpoint = dataclasses.replace(endpoint, headers=headers)
-    translator = AnthropicTranslator(options.anthropic.max_tokens)
-    return AdapterEngine(endpoint, translator, outbox=outbox)
+    endpoint = with_key(dataclasses.replace(endpoint, headers=headers), options, "x-api-key")
+    return AdapterEngine(endpoint, AnthropicTranslator(options.anthropic.max_tokens), outbox=outbox)

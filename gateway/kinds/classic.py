@@ -11,6 +11,7 @@ from engines.http import Endpoint
 from engines.outbox import Outbox
 from gateway.config import EngineOptions
 from gateway.config.template_options import TemplateOptions
+from gateway.kinds.key import with_key
 
 
 def make_classic(server: Server, options: EngineOptions, endpoint: Endpoint, outbox: Outbox) -> ClassicEngine:
@@ -19,11 +20,7 @@ def make_classic(server: Server, options: EngineOptions, endpoint: Endpoint, out
     Raises:
         BadTemplate: a template of the configuration is none.
     """
-    headers = dict(endpoint.headers)
-    if options.api_key is not None:
-        headers["authorization"] = f"Bearer {options.api_key.get_secret_value()}"
-    endpoint = replace(endpoint, headers=headers)
-    return ClassicEngine(endpoint, server, translator_for(server, options.template), outbox)
+    return ClassicEngine(with_key(endpoint, options), server, translator_for(server, options.template), outbox)
 
 
 def translator_for(server: Server, options: TemplateOptions) -> ClassicTranslator:
