@@ -12,38 +12,67 @@ class Work:
     """One request's entry in the books of a replica, from its sending to its end. Closed exactly once.
 
     prompt_tokens, cached_tokens, output_tokens: as predicted when it was sent.
+    streamed: whether its first token shows; that of a whole answer is taken to come when its prefill should be over.
     """
 
-    __slots__ = ("_load", "_stage", "cached_tokens", "output_tokens", "prompt_tokens", "sent_s")
+    __slots__ = (
+        "_load",
+        "_opening",
+        "_stage",
+        "_took_s",
+        "cached_tokens",
+        "output_tokens",
+        "prompt_tokens",
+        "sent_s",
+        "streamed",
+    )
 
     def __init__(
-        self, load: ReplicaLoad, prompt_tokens: int, cached_tokens: int, output_tokens: float, now_s: float
+        self,
+        load: ReplicaLoad,
+        prompt_tokens: int,
+        cached_tokens: int,
+        output_tokens: float,
+        sent_s: float,
+        streamed: bool,
     ) -> None:
         self._load = load
         self._stage = 0  # 0: prefill, 1: decode, 2: closed
+        self._took_s = -1.0
+        self._opening = False
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = cached_tokens
         self.output_tokens = output_tokens
-        self.sent_s = now_s
+        self.sent_s = sent_s
+        self.streamed = streamed
 
     @property
     def uncached_tokens(self) -> int:
         return self.prompt_tokens - self.cached_tokens
 
-    def first_token(self, now_s: float, uncached_tokens: int | None = None) -> None:
-        """The prefill is over. `uncached_tokens`: as the engine counted them, if it told. Idempotent."""
+    def first_token(self, now_s: float) -> None:
+        """The prefill is over. Idempotent."""
         if self._stage == 0:
             self._stage = 1
-            tokens = self.uncached_tokens if uncached_tokens is None else uncached_tokens
-            self._load.prefilled(self, tokens, now_s)
+            self._took_s, self._opening = self._load.prefilled(self, now_s)
 
-    def close(self) -> None:
-        """It ended, however it did. Idempotent."""
-        if self._stage < 2:
-            if self._stage == 0:
-                self._load.prefill_given_up(self)
-            self._stage = 2
-            self._load.ended(self)
+    def assumed(self, now_s: float) -> None:
+        """As `first_token`, for want of anything to see: nothing is learned from it."""
+        if self._stage == 0:
+            self._stage = 1
+            self._load.prefilled(self, now_s)
+
+    def close(self, uncached_tokens: int | None = None) -> None:
+        """It ended, however it did. `uncached_tokens`: of the prompt, as the engine counted. Idempotent."""
+        if self._stage == 2:
+            return
+        if self._stage == 0:
+            self._load.prefill_given_up(self)
+        self._stage = 2
+        self._load.ended(self)
+        if self._took_s >= 0.0:
+            tokens = self.uncached_tokens if uncached_tokens is None else uncached_tokens
+            self._load.speed.learn(self._took_s, tokens, opening=self._opening)
 
 
 class ReplicaLoad:
@@ -108,9 +137,11 @@ class ReplicaLoad:
             f"prefill_tokens={self.prefill_tokens} context_tokens={self.context_tokens:.0f}>"
         )
 
-    def begin(self, prompt_tokens: int, cached_tokens: int, output_tokens: float, now_s: float) -> Work:
+    def begin(
+        self, prompt_tokens: int, cached_tokens: int, output_tokens: float, now_s: float, *, streamed: bool = True
+    ) -> Work:
         """Put a request on the books."""
-        work = Work(self, prompt_tokens, min(cached_tokens, prompt_tokens), output_tokens, now_s)
+        work = Work(self, prompt_tokens, min(cached_tokens, prompt_tokens), output_tokens, now_s, streamed)
         if not self._pending:
             self._mark_s, self._opening, self._blurred = now_s, True, False
         self._pending[work] = None
@@ -130,15 +161,20 @@ class ReplicaLoad:
 
     def backlog_s(self, now_s: float) -> float:
         """Seconds of prefill that are ahead of a request that is sent now."""
-        tokens = self.prefill_tokens + self.others_prefill_tokens
-        if not tokens:
-            return 0.0
-        backlog_s = tokens * self.speed.s_per_token
-        if self._pending:
+        per_token = self.speed.s_per_token
+        done_s = 0.0
+        while self._pending:
             head = next(iter(self._pending))
             done_s = now_s - self._mark_s
-            most_s = head.uncached_tokens * self.speed.s_per_token
-            backlog_s -= done_s if done_s < most_s else most_s
+            most_s = head.uncached_tokens * per_token
+            if done_s <= most_s:
+                break
+            done_s = most_s
+            if head.streamed:
+                break
+            head.assumed(self._mark_s + most_s)
+            done_s = 0.0
+        backlog_s = (self.prefill_tokens + self.others_prefill_tokens) * per_token - done_s
         return backlog_s if backlog_s > 0.0 else 0.0
 
     def kv_usage(self, more_tokens: float = 0.0) -> float:
@@ -149,11 +185,12 @@ class ReplicaLoad:
 
     # What `Work` tells
 
-    def prefilled(self, work: Work, uncached_tokens: int, now_s: float) -> None:
+    def prefilled(self, work: Work, now_s: float) -> tuple[float, bool]:
+        """How long its prefill took, with nothing of those before it, and whether it found none; -1.0: nobody knows."""
         self._left_prefill(work)
-        if not self._blurred:
-            self.speed.learn(now_s - self._mark_s, uncached_tokens, opening=self._opening)
-        self._mark_s, self._opening, self._blurred = now_s, False, False
+        seen = -1.0 if self._blurred or not work.streamed else now_s - self._mark_s, self._opening
+        self._mark_s, self._opening, self._blurred = now_s, False, not work.streamed
+        return seen
 
     def prefill_given_up(self, work: Work) -> None:
         self._left_prefill(work)
