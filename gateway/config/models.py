@@ -175,7 +175,18 @@ class Deployment(Section):
     """Builds of the model, by a name of your choice; traffic is shared between them by weight."""
     aliases: list[Name] = []
     """Other names for the same deployment."""
-    policy: Literal["marginal_latency", "least_requests", "round_robin", "random"] = "marginal_latency"
+    policy: Literal[
+        "marginal_latency",
+        "least_requests",
+        "power_of_two",
+        "session",
+        "round_robin",
+        "random",
+        "cache_aware",
+        "kv_cost",
+        "lmetric",
+        "weighted_scorers",
+    ] = "marginal_latency"
     """How a replica is chosen."""
     timeouts: TimeoutOptions = TimeoutOptions()
     """How long to wait for the engines."""
