@@ -107,7 +107,8 @@ class Relay:
         """
         if response.status != 200:
             body = await response.read(MAX_ERROR_BYTES)
-            raise rejection(self._call.operation, response.status, response.headers, body)
+            kind = self._record.engine_kind
+            raise rejection(self._call.operation, response.status, response.headers, body, kind)
         if self._keepalive is not None and response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
             return await self._stream(response, self._keepalive)
         return await self._whole(response)

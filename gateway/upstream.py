@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 import msgspec
@@ -29,6 +30,13 @@ from gateway.sse import UsageView
 BYTES_PER_TOKEN = 4
 """Of text in most languages, JSON around it included; for estimates."""
 MAX_MESSAGE_CHARS = 2000
+_LET_IN_BY: Mapping[str, str] = {
+    "azure": "`engine.api_key` or `engine.azure`",
+    "bedrock": "`engine.aws` or `engine.api_key`",
+    "sagemaker": "`engine.aws`",
+    "vertex": "`engine.google.credentials_file`",
+}
+"""The settings with the gateway's credentials, by kind of engine; all others have `engine.api_key`."""
 _CONTEXT_LENGTH = re.compile(
     r"maximum context length|context_length_exceeded|exceeds? the (?:available )?context|context (?:window|size)"
     r"|max_model_len|longer than the maximum model length",
@@ -170,8 +178,10 @@ def _answers(operation: Operation, answer: _Whole) -> bool:
     return operation is not _EMBEDDINGS or answer.data is not None
 
 
-def rejection(operation: Operation, status: int, headers: dict[bytes, bytes], body: bytes) -> Rejection:
-    """What an answer that is not 2xx, or is an error in a 2xx, means."""
+def rejection(
+    operation: Operation, status: int, headers: dict[bytes, bytes], body: bytes, kind: str = "openai"
+) -> Rejection:
+    """What an answer that is not 2xx, or is an error in a 2xx, means. `kind`: of the engine."""
     failure = _read_failure(body)
     message = failure.message
     said = f": {message}" if message else "."
@@ -188,7 +198,7 @@ def rejection(operation: Operation, status: int, headers: dict[bytes, bytes], bo
         return Rejection(error, Outcome.FINE)
     if status in (429, 503, 529):
         return _full(status, headers, said)
-    return _engine_fault(status, said)
+    return _engine_fault(status, said, kind)
 
 
 def _full(status: int, headers: dict[bytes, bytes], said: str) -> Rejection:
@@ -201,9 +211,10 @@ def _full(status: int, headers: dict[bytes, bytes], said: str) -> Rejection:
     return Rejection(error, Outcome.FULL, told_s or 0.0)
 
 
-def _engine_fault(status: int, said: str) -> Rejection:
+def _engine_fault(status: int, said: str, kind: str) -> Rejection:
     if status in (401, 402, 403):
-        text = "The engine refused the gateway's credentials; check `engine.api_key` of the pool."
+        settings = _LET_IN_BY.get(kind, "`engine.api_key`")
+        text = f"The engine refused the gateway's credentials; check {settings} of the pool."
         return Rejection(UpstreamFailed(text, code="upstream_auth"), Outcome.BROKEN)
     if status in (404, 405):
         text = f"The engine does not know the model that the gateway asked for; check `model` of the variant{said}"

@@ -104,6 +104,15 @@ async def test_azures_classic_path_names_the_deployment() -> None:
     assert peer.paths() == ["/openai/deployments/my-gpt/chat/completions?api-version=2024-10-21"]
 
 
+async def test_a_key_that_azure_refuses_is_told_with_the_settings_that_azure_has() -> None:
+    """A09."""
+    async with cloud(answer({}, 401)) as peer, gateway(peer, {"kind": "azure", "api_key": "az"}) as (_, client):
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.create(model=MODEL, messages=HI)
+    assert told(caught.value)["code"] == "upstream_auth"
+    assert "check `engine.api_key` or `engine.azure` of the pool" in told(caught.value)["message"]
+
+
 async def test_what_azures_filter_stops_is_the_callers_400() -> None:
     """A09."""
     failure = {

@@ -120,6 +120,25 @@ def test_an_engine_status_and_body_become_ours(row: Row) -> None:
     assert "<" not in told["message"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("vllm", "`engine.api_key`"),
+        ("anthropic", "`engine.api_key`"),
+        ("azure", "`engine.api_key` or `engine.azure`"),
+        ("bedrock", "`engine.aws` or `engine.api_key`"),
+        ("sagemaker", "`engine.aws`"),
+        ("vertex", "`engine.google.credentials_file`"),
+    ],
+)
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_credentials_that_an_engine_refuses_are_named_as_its_kind_has_them(
+    status: int, kind: str, settings: str
+) -> None:
+    error = rejection(Operation.CHAT, status, {}, b"", kind).error
+    assert error.message == f"The engine refused the gateway's credentials; check {settings} of the pool."
+
+
 def whole(operation: Operation, body: bytes) -> tuple[int, str, Outcome]:
     with pytest.raises(Rejection) as caught:
         check_whole(operation, body)
