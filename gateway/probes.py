@@ -20,13 +20,14 @@ GIVE_UP_AFTER = 3
 class _Seen:
     """What was known of a replica at the last look.
 
-    answered: its health path has said yes at some time; in_vain: probes before that.
+    answered: its health path has said yes at some time; in_vain: probes before that; asked: a probe is out.
     """
 
     served: int
     since_s: float
     answered: bool = False
     in_vain: int = 0
+    asked: bool = False
 
 
 class Prober:
@@ -47,16 +48,19 @@ class Prober:
 
     async def run(self) -> None:
         """Does not return, unless there is nothing to do."""
-        while self._every_s is not None:
-            await self._clock.sleep(self._every_s * (0.5 + self._rng.random()))
-            await self.probe()
+        async with asyncio.TaskGroup() as probes:
+            while self._every_s is not None:
+                await self._clock.sleep(self._every_s * (0.5 + self._rng.random()))
+                self.probe(probes)
 
-    async def probe(self) -> None:
-        """Ask all for whom it is time, together."""
+    def probe(self, probes: asyncio.TaskGroup) -> None:
+        """Begin to ask all for whom it is time. One that hangs keeps nobody else waiting, and is not asked twice."""
         self._look()
         now_s = self._clock.monotonic()
-        due = [replica for replica, seen in self._seen.items() if self._is_due(replica, seen, now_s)]
-        await asyncio.gather(*(self._ask(replica, self._seen[replica]) for replica in due))
+        for replica, seen in self._seen.items():
+            if not seen.asked and self._is_due(replica, seen, now_s):
+                seen.asked = True
+                probes.create_task(self._ask(replica, seen), name=f"probe of {replica.name}")
 
     def _look(self) -> None:
         """Note who had traffic since the last look, who is new and who is gone."""
@@ -74,6 +78,7 @@ class Prober:
 
     async def _ask(self, replica: Replica, seen: _Seen) -> None:
         well = await replica.engine.healthy()
+        seen.asked = False
         now_s = self._clock.monotonic()
         if well:
             seen.answered = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 
 import pytest
@@ -13,6 +14,7 @@ from gateway.pools import Pool
 from gateway.probes import Prober
 from gateway.replicas import Replica
 from router.breaker import BreakerState
+from tests.engines.server import Peer, engine_server
 from tests.harness import CHAT, chat, config_of, engine_running, nobody, serving, settled
 
 
@@ -33,6 +35,22 @@ class Time:
             raise TimeoutError
 
 
+class Rounds(Time):
+    """Each pause lasts until the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._over = asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        await self._over.wait()
+        self._over.clear()
+        self.now_s += seconds
+
+    def next(self) -> None:
+        self._over.set()
+
+
 class Site:
     """A pool of one replica, its prober, and time."""
 
@@ -45,14 +63,15 @@ class Site:
 
     async def look(self, after_s: float) -> None:
         self.time.now_s += after_s
-        await self.prober.probe()
+        async with asyncio.TaskGroup() as probes:
+            self.prober.probe(probes)
 
     def state(self) -> BreakerState:
         return self.replica.breaker.state(self.time.now_s)
 
     def fail(self, times: int = 3) -> None:
         for _ in range(times):
-            with self.replica.lease() as lease:
+            with self.replica.lease(self.time.now_s) as lease:
                 pass
             self.replica.breaker.failed(self.time.now_s, probe=lease.probe)
 
@@ -69,10 +88,10 @@ async def test_a_replica_without_traffic_is_asked_and_one_with_traffic_is_not() 
         site = Site(engine.url)
         await site.look(0)
         for _ in range(5):
-            with site.replica.lease():
+            with site.replica.lease(site.time.now_s):
                 await site.look(20)
         assert probes(engine) == 0
-        with site.replica.lease():
+        with site.replica.lease(site.time.now_s):
             await site.look(100)
         assert probes(engine) == 0
         await site.look(29)
@@ -128,7 +147,7 @@ async def test_a_failing_probe_says_nothing_where_traffic_works_or_there_is_no_h
         assert probes(engine) == 5
         engine.configure(health_status=500)
         for _ in range(6):
-            with site.replica.lease():
+            with site.replica.lease(site.time.now_s):
                 site.replica.breaker.succeeded()
             await site.look(20)
         assert "failures=0" in repr(site.replica.breaker)
@@ -147,7 +166,7 @@ async def test_traffic_that_comes_while_a_probe_is_out_overrules_it() -> None:
             name = "p-0"
 
             async def healthy(self) -> bool:
-                with site.replica.lease():
+                with site.replica.lease(site.time.now_s):
                     return False
 
         real, site.replica.engine = site.replica.engine, Busy()  # type: ignore[assignment]
@@ -163,11 +182,45 @@ async def test_probes_are_jittered_and_may_be_off() -> None:
         await off.prober.run()
         assert off.time.slept == []
         site = Site(url, idle_s=1e9)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(ExceptionGroup, match="TaskGroup"):
             await site.prober.run()
         assert 5.0 <= min(site.time.slept) < 7.0
         assert 13.0 < max(site.time.slept) <= 15.0
         assert len(set(site.time.slept)) > 100
+
+
+async def test_a_replica_that_lets_its_probe_hang_delays_no_other_probe_and_gets_no_second_one() -> None:
+    asked: list[asyncio.Event] = []
+
+    async def hang(peer: Peer) -> None:
+        await peer.request()
+        asked.append(asyncio.Event())
+        await asked[-1].wait()
+        await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+
+    async with engine_server(hang) as hung_url, engine_running() as fine:
+        hung = Replica("p-0", "p", "on-premise", "openai", HttpEngine(Endpoint("p-0", hung_url)))
+        other = Replica("p-1", "p", "on-premise", "openai", HttpEngine(Endpoint("p-1", fine.url)))
+        time = Rounds()
+        options = ProbeOptions(every_s=10.0, idle_s=1.0)
+        prober = Prober(Pool("p", replicas=(hung, other)), options, time, random.Random(1))
+        running = asyncio.create_task(prober.run())
+        time.next()
+        await settled(lambda: not prober._seen, "no look")
+        for rounds in range(1, 6):
+            time.next()
+            await settled(lambda wanted=rounds: probes(fine) < wanted, "not asked")  # type: ignore[misc]
+        await settled(lambda: not asked, "not asked")
+        assert (probes(fine), len(asked)) == (5, 1)
+        asked[0].set()
+        await settled(lambda: prober._seen[hung].asked, "has not answered")
+        time.next()
+        await settled(lambda: len(asked) < 2, "not asked again")
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        for replica in (hung, other):
+            await replica.engine.aclose()
 
 
 async def test_a_replica_that_is_gone_is_forgotten() -> None:
