@@ -20,21 +20,11 @@ from pathlib import Path
 import msgspec
 
 from engines.fake import FakeEngine, FakeOptions
-from tests.gateway.several import several
+from tests.gateway.several import OPERATIONS, falling_back, several
 from tests.gateway.supervised import client, served
-from tests.harness import CHAT, COMPLETIONS, EMBEDDINGS, Json, chat, streamed
+from tests.harness import Json
 
 CLOUD_ADDRESS = "203.0.113.7"
-SECRET = "the patient is called Marrow"
-OPERATIONS: list[tuple[str, Json]] = [
-    (CHAT, chat(SECRET)),
-    (CHAT, streamed(SECRET)),
-    (COMPLETIONS, {"model": "m", "prompt": SECRET}),
-    (COMPLETIONS, {"model": "m", "prompt": SECRET, "stream": True}),
-    (EMBEDDINGS, {"model": "m", "input": SECRET}),
-    ("/tokenize", {"model": "m", "prompt": SECRET}),
-    ("/detokenize", {"model": "m", "tokens": [1, 2, 3]}),
-]
 ROUNDS = 4
 SOL_PACKET, PACKET_STATISTICS = 263, 6
 ETH_P_ALL, IPV4, IPV6 = 0x0003, 0x0800, 0x86DD
@@ -85,7 +75,7 @@ def close_off() -> None:
 
 
 def configured(home: FakeEngine, shaky: FakeEngine, cloud: str, away: Json) -> Json:
-    reasons = {reason: ["only"] for reason in ("error", "overloaded", "context_length", "policy")}
+    reasons = falling_back("only")
     near: Json = {"probe": {"every_s": 0.05, "idle_s": 0.05}, "warm_up": {}}
     hedge = {"after": 0.01, "max_share": 1.0}
     config = several(

@@ -1,4 +1,4 @@
-"""Configurations with more than one deployment, and a place that nothing may reach."""
+"""Configurations with more than one deployment, what may be asked of them, and a place that nothing may reach."""
 
 from __future__ import annotations
 
@@ -9,9 +9,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engines.fake import FakeEngine
-from tests.harness import HandEngine, Json
+from tests.harness import CHAT, COMPLETIONS, EMBEDDINGS, HandEngine, Json, chat, streamed
 
 Where = FakeEngine | HandEngine | str
+SECRET = "the patient is called Marrow"
+OPERATIONS: list[tuple[str, Json]] = [
+    (CHAT, chat(SECRET)),
+    (CHAT, streamed(SECRET)),
+    (COMPLETIONS, {"model": "m", "prompt": SECRET}),
+    (COMPLETIONS, {"model": "m", "prompt": SECRET, "stream": True}),
+    (EMBEDDINGS, {"model": "m", "input": SECRET}),
+    ("/tokenize", {"model": "m", "prompt": SECRET}),
+    ("/detokenize", {"model": "m", "tokens": [1, 2, 3]}),
+]
+"""Each way to send the secret to a model, and token IDs."""
+
+
+def falling_back(name: str) -> dict[str, list[str]]:
+    """`fallbacks` to one deployment, for every reason."""
+    return {reason: [name] for reason in ("error", "overloaded", "context_length", "policy")}
 
 
 def several(**deployments: Json) -> Json:

@@ -27,8 +27,6 @@ SAID: Json = {"text": "hi"}
 DEATHS: dict[str, dict[str, Any]] = {
     "reset before the head": {"die_after": 0, "die_how": "rst"},
     "closed before the head": {"die_after": 0, "die_how": "fin"},
-    "answers 500": {"error_rate": 1.0},
-    "answers 503": {"error_rate": 1.0, "error_status": 503},
     "answers no HTTP": {"malformed": "garbage-status"},
     "answers no JSON": {"malformed": "bad-json"},
     "answers nothing": {"malformed": "null-choices"},
@@ -47,6 +45,21 @@ async def test_r04_a_dead_replica_loses_no_request_before_its_first_byte(death: 
         assert [answer.status_code for answer in answers] == [200] * 12
         assert dead.stats.requests >= 1
         assert {answer.headers["x-headrace-replica"] for answer in answers} == {"p-1"}
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 429])
+@pytest.mark.parametrize("body", [chat(), streamed()], ids=["whole", "stream"])
+async def test_r04_what_one_replica_refuses_another_may_answer(status: int, body: Json) -> None:
+    async with (
+        engine_running(error_rate=1.0, error_status=status) as broken,
+        engine_running() as fine,
+        serving(config_of(broken, fine, policy="round_robin")) as server,
+    ):
+        answer = await server.post(CHAT, body)
+        assert answer.status_code == 200
+        assert answer.headers["x-headrace-attempts"] == "2"
+        assert (broken.stats.requests, fine.stats.requests) == (1, 1)
+        assert broken.requests[0].body == fine.requests[0].body
 
 
 @pytest.mark.parametrize("body", [chat(fake=SAID), streamed(fake=SAID)], ids=["whole", "stream"])

@@ -19,11 +19,9 @@ from gateway.config.sites import likely_site, site_of
 from gateway.errors import InvalidRequest
 from gateway.identity import Caller
 from gateway.residency import Residency
-from tests.gateway.several import egress_trap, several
+from tests.gateway.several import OPERATIONS, SECRET, egress_trap, falling_back, several
 from tests.harness import (
     CHAT,
-    COMPLETIONS,
-    EMBEDDINGS,
     Json,
     Server,
     chat,
@@ -36,16 +34,6 @@ from tests.harness import (
     whole,
 )
 
-SECRET = "the patient is called Marrow"
-OPERATIONS: list[tuple[str, Json]] = [
-    (CHAT, chat(SECRET)),
-    (CHAT, streamed(SECRET)),
-    (COMPLETIONS, {"model": "m", "prompt": SECRET}),
-    (COMPLETIONS, {"model": "m", "prompt": SECRET, "stream": True}),
-    (EMBEDDINGS, {"model": "m", "input": SECRET}),
-    ("/tokenize", {"model": "m", "prompt": SECRET}),
-    ("/detokenize", {"model": "m", "tokens": [1, 2, 3]}),
-]
 CLOUD: Json = {"site": "cloud"}
 SENSITIVE = {"x-headrace-sensitivity": "restricted"}
 
@@ -119,7 +107,6 @@ async def test_r11_of_mixed_pools_and_variants_only_those_on_premise_are_asked(w
 @pytest.mark.parametrize("way", WAYS)
 async def test_r11_neither_retry_nor_fallback_leads_there(way: str) -> None:
     more, headers = WAYS[way]
-    every = {reason: ["b"] for reason in ("error", "overloaded", "context_length", "policy")}
     faults: list[Json] = [
         {"error_rate": 1.0},
         {"error_rate": 1.0, "error_status": 503},
@@ -129,7 +116,7 @@ async def test_r11_neither_retry_nor_fallback_leads_there(way: str) -> None:
     for fault in faults:
         async with egress_trap() as trap, engine_running(**fault) as home:
             config = several(
-                m={"engines": [home], "pools": ["b"], "fallbacks": every},
+                m={"engines": [home], "pools": ["b"], "fallbacks": falling_back("b")},
                 b={"engines": [trap.url], "pool": CLOUD},
             )
             async with serving(config | more) as server:
