@@ -17,6 +17,7 @@ from gateway.admission import LocalLedger
 from gateway.api.openapi import Status
 from gateway.api.routes import ApiState, create_api
 from gateway.catalog import Catalog, build_pools
+from gateway.choice import Chooser
 from gateway.classifier import Classifier
 from gateway.clock import Clock, RealClock
 from gateway.config import Config
@@ -42,6 +43,7 @@ from gateway.residency import Residency
 from gateway.routes import Routes
 from gateway.telemetry import Exposition, Redactor, Telemetry, merge, render, series
 from gateway.warm_up import WarmUpCall, engine_models
+from router.prefix import PrefixIndex
 
 Metrics = Callable[[str], Awaitable[Exposition]]
 Pools = Callable[[], Awaitable[PoolList]]
@@ -77,9 +79,12 @@ class Gateway:
             config.telemetry, worker_id=worker_id, deployments=names, redactor=Redactor(secrets_of(config))
         )
         outbox = Outbox()
+        self.index = PrefixIndex()
 
         def make(pool: str, name: str, url: str) -> Replica:
-            return _replica(config.pools[pool], pool, name, url, outbox)
+            replica = _replica(config.pools[pool], pool, name, url, outbox)
+            replica.slot = self.index.open()
+            return replica
 
         self.pools = build_pools(config, make)
         self.keepers = [_keeper(pool, config, make, clock, rng) for pool in self.pools.values()]
@@ -94,7 +99,7 @@ class Gateway:
             catalog=catalog,
             ledger=self.ledger,
             cache=ExactCache(cache.max_bytes, cache.ttl_s, clock.monotonic) if cache.enabled else None,
-            dispatcher=Dispatcher(clock, rng, self.telemetry),
+            dispatcher=Dispatcher(clock, rng, self.telemetry, Chooser(clock, rng, self.index)),
             telemetry=self.telemetry,
             clock=clock,
             keepalive_s=config.server.sse_keepalive_s,

@@ -8,38 +8,38 @@ from collections.abc import Awaitable, Callable
 
 from engines.base import EngineError, EngineRequest, EngineResponse, EngineTimeout, Timeouts
 from gateway.catalog import Deployment
+from gateway.choice import Chooser
 from gateway.clock import Clock
 from gateway.errand import Errand
-from gateway.errors import ApiError, Forbidden, NoHealthyBackend, Overloaded
+from gateway.errors import ApiError, Forbidden
+from gateway.facts import rough
 from gateway.race import Race, judge
 from gateway.record import Record
-from gateway.replicas import Replica, admitted
+from gateway.replicas import Replica
 from gateway.residency import Clearance
 from gateway.telemetry import Telemetry
 from gateway.upstream import Outcome, Reason, Rejection, from_engine_error
 from gateway.waking import sleeper
 from gateway.wire import Call, body_for
-from router.types import Features
+from router.load import Work
 
 logger = logging.getLogger(__name__)
 
-Deliver = Callable[[EngineResponse], Awaitable[Outcome]]
-"""Takes an engine's answer to the client. Raises only while nothing has been sent, so that another may be tried."""
-MAX_REST_S = 60.0
-"""An engine that asks to be left alone for longer is asked again after this."""
-BUSY_S = 0.25
-"""A full engine that says nothing of waiting is asked last for this long: it refuses fast, which looks like speed."""
+Deliver = Callable[[EngineResponse, Work], Awaitable[Outcome]]
+"""Takes an engine's answer to the client, and tells the books of its first token. Raises only while nothing has been
+sent, so that another may be tried."""
+
+DEFAULT_OUTPUT_TOKENS = 256.0
 
 
 class Dispatcher:
     """Sends a call to the replica that the policy chooses, within one budget of attempts and time (A19)."""
 
-    def __init__(self, clock: Clock, rng: random.Random, telemetry: Telemetry) -> None:
+    def __init__(self, clock: Clock, rng: random.Random, telemetry: Telemetry, chooser: Chooser) -> None:
         self._clock = clock
         self._rng = rng
         self._telemetry = telemetry
-        self._busy_until_s = 0.0
-        """Until when some replica is to be asked last."""
+        self._chooser = chooser
 
     async def run(
         self,
@@ -88,6 +88,7 @@ class Dispatcher:
         record.variant, record.engine_model = variant.name, engine_model
         errand.deployment, errand.variant = deployment, variant
         errand.request = EngineRequest(call.operation, body_for(call, engine_model), call.stream, errand.headers)
+        errand.facts = rough(call, DEFAULT_OUTPUT_TOKENS)
         deployment.retries.earn()
         if deployment.hedging is not None:
             deployment.hedging.share.earn()
@@ -95,13 +96,13 @@ class Dispatcher:
     def _next(self, errand: Errand, record: Record) -> Replica | None:
         """Whom to ask next; None: this deployment has had its chance, and `errand.failure` says why."""
         if errand.failure is None:
-            replica = self._choose(errand)
+            replica = self._chooser.choose(errand)
             if replica is None:
-                self._nobody(errand)
+                self._chooser.nobody(errand)
             return replica
         if errand.final or errand.attempts_left <= errand.reserved:
             return None
-        replica = self._choose(errand)
+        replica = self._chooser.choose(errand)
         if replica is None and errand.reason is Reason.OVERLOADED:
             errand.shorten_wait(self._clock.monotonic())
         if replica is not None and not self._may_retry(errand, record):
@@ -177,14 +178,14 @@ class Dispatcher:
         record.pool, record.replica, record.engine_kind = replica.pool, replica.name, replica.kind
         outcome = Outcome.ABANDONED
         answered_s = 0.0
-        lease = replica.lease(started_s)
+        lease = self._chooser.lease(errand, replica, record, started_s)
         try:
             with lease:
                 response = await replica.engine.send(errand.request, limits)
                 try:
                     if response.status == 200:
                         replica.breaker.answered(probe=lease.probe)
-                    outcome = await deliver(response)
+                    outcome = await deliver(response, lease.work)
                 finally:
                     answered_s = response.last_data_s
                     response.abort()
@@ -192,7 +193,7 @@ class Dispatcher:
             outcome = rejected.outcome
             if outcome is Outcome.BROKEN:
                 replica.last_error = rejected.error.message
-            self._rest(replica, rejected)
+            self._chooser.refused(replica, rejected)
             raise
         except EngineError as error:
             outcome = Outcome.BROKEN
@@ -202,6 +203,7 @@ class Dispatcher:
             now_s = self._clock.monotonic()
             record.upstream_s += (answered_s or now_s) - started_s
             judge(lease, outcome, now_s)
+            self._chooser.ended(errand, lease, outcome, record.usage)
             self._telemetry.attempt(replica.pool, replica.name, outcome)
         if hedging is not None:
             hedging.learn((record.first_token_s or answered_s) - started_s, stream=errand.call.stream)
@@ -209,66 +211,20 @@ class Dispatcher:
     def _race(self, errand: Errand, record: Record, deliver: Deliver) -> Race:
         def second() -> tuple[Replica, Timeouts] | None:
             hedging = errand.deployment.hedging
-            replica = self._choose(errand) if errand.attempts_left else None
+            replica = self._chooser.choose(errand) if errand.attempts_left else None
             now_s = self._clock.monotonic()
             if replica is None or hedging is None or not hedging.share.spend(now_s):
                 return None
             errand.tried.add(replica)
             return replica, errand.spend(now_s)
 
-        return Race(
-            self._clock, self._telemetry, errand.deployment, errand.request, record, deliver, second, self._rest
-        )
-
-    def _choose(self, errand: Errand) -> Replica | None:
-        now_s = self._clock.monotonic()
-        tried = errand.tried
-        eligible = [
-            r
-            for r in errand.replicas
-            if r.rests_until_s <= now_s and r not in tried and not r.full and r.breaker.allows(now_s)
-        ]
-        if not eligible:
-            return None
-        if now_s < self._busy_until_s:
-            eligible = [r for r in eligible if r.busy_until_s <= now_s] or eligible
-        eligible = admitted(eligible, now_s, self._rng)
-        features = Features(len(errand.call.body) // 4, now_s=now_s)
-        return eligible[errand.deployment.policy.choose(features, [r.load for r in eligible])]
-
-    def _rest(self, replica: Replica, rejected: Rejection) -> None:
-        """A full replica is not asked again for as long as it said, and last if it said nothing."""
-        if rejected.outcome is not Outcome.FULL:
-            return
-        now_s = self._clock.monotonic()
-        if rejected.wait_s:
-            replica.rests_until_s = now_s + min(rejected.wait_s, MAX_REST_S)
-        else:
-            replica.busy_until_s = self._busy_until_s = now_s + BUSY_S
-
-    def _nobody(self, errand: Errand) -> None:
-        """Say why no replica of the variant may be asked."""
-        now_s = self._clock.monotonic()
-        name, replicas = errand.variant.name, errand.replicas
-        well = [r for r in replicas if r.breaker.allows(now_s)]
-        if well:
-            wait_s = min(r.rests_until_s - now_s if r.rests_until_s > now_s else 1.0 for r in well)
-            reason = "asked to be left alone" if all(r.rests_until_s > now_s for r in well) else _AT_LIMIT
-            error: ApiError = Overloaded(f"Every replica of {name!r} {reason}.", retry_after_s=wait_s)
-            errand.failed(error, Reason.OVERLOADED, final=True)
-            return
-        wait_s = max(1.0, min((r.breaker.retry_after_s(now_s) for r in replicas), default=1.0))
-        message = f"No replica of {name!r} is healthy; {len(replicas)} are configured."
-        errand.failed(NoHealthyBackend(message, retry_after_s=wait_s), Reason.ERROR, final=True)
+        return Race(self._clock, self._telemetry, self._chooser, errand, record, deliver, second)
 
     def _answer(self, errand: Errand) -> ApiError:
         """That of the deployment asked for, unless another one found fault with the request itself."""
         error = errand.failure if errand.reason is Reason.REQUEST else errand.first or errand.failure
         assert error is not None
         return error
-
-
-_AT_LIMIT = "is at its `max_in_flight`"
 
 
 def not_allowed(deployment: Deployment, clearance: Clearance) -> ApiError:

@@ -7,10 +7,12 @@ import msgspec
 from engines.base import EngineRequest, Timeouts
 from gateway.catalog import Deployment, Variant
 from gateway.errors import ApiError, UpstreamTimeout
+from gateway.facts import NOTHING_KNOWN
 from gateway.replicas import Replica
 from gateway.residency import Clearance
 from gateway.upstream import Reason
 from gateway.wire import Call
+from router.types import Features
 
 
 class Errand:
@@ -20,13 +22,17 @@ class Errand:
     final:   nobody else of this deployment is to be asked.
     queue:   deployments still to be asked; seen: those that were.
     wake_by_s: until when it waits for a pool that sleeps; 0.0: it has met none.
+    facts:   what is known of its prompt, for the deployment that is asked now.
+    cached_tokens, route_reason: of the last choice: how much of the prompt the replica holds, and why it was taken.
     """
 
     __slots__ = (
         "attempts_left",
+        "cached_tokens",
         "call",
         "clearance",
         "deployment",
+        "facts",
         "failure",
         "final",
         "first",
@@ -34,6 +40,7 @@ class Errand:
         "queue",
         "reason",
         "request",
+        "route_reason",
         "seen",
         "started_s",
         "total_s",
@@ -63,6 +70,9 @@ class Errand:
         self.queue: list[Deployment] = []
         self.seen: list[Deployment] = []
         self.wake_by_s = 0.0
+        self.facts = NOTHING_KNOWN
+        self.cached_tokens = 0
+        self.route_reason = ""
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -76,6 +86,16 @@ class Errand:
     def reserved(self) -> int:
         """Attempts that are kept for a fallback."""
         return 1 if self.queue or self.deployment.fallbacks.get(self.reason) else 0
+
+    def chose(self, features: Features, index: int, candidates: int) -> None:
+        """The policy's answer."""
+        cached = self.cached_tokens = features.cached_at(index)
+        if self.tried:
+            self.route_reason = "retry"
+        elif candidates == 1:
+            self.route_reason = "only"
+        else:
+            self.route_reason = "prefix" if cached and cached == max(features.cached) else "load"
 
     def failed(self, error: ApiError, reason: Reason, *, final: bool) -> None:
         before = self.failure.retry_after_s if self.failure is not None else None

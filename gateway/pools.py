@@ -58,7 +58,8 @@ class Pool:
         self.warming = _without(self.warming, replica)
         others = self.replicas
         if others:
-            replica.load.served = replica.served_before = min(r.served for r in others)
+            replica.load.level_with([r.load for r in others])
+            replica.served_before = replica.served
             replica.ramp = ramp
         self.replicas = (*others, replica)
 

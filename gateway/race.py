@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from engines.base import EngineError, EngineRequest, EngineResponse, Timeouts
-from gateway.catalog import Deployment
+from gateway.choice import Chooser
 from gateway.clock import Clock
+from gateway.errand import Errand
 from gateway.hedge import Gate
 from gateway.record import Record
 from gateway.replicas import Lease, Replica
 from gateway.telemetry import Telemetry
 from gateway.upstream import Outcome, Rejection
+from router.load import Work
 
 
 def judge(lease: Lease, outcome: Outcome, now_s: float) -> None:
@@ -34,13 +36,14 @@ class _Runner:
         replica: Replica,
         request: EngineRequest,
         limits: Timeouts,
-        deliver: Callable[[EngineResponse], Awaitable[Outcome]],
-        now_s: float,
+        deliver: Callable[[EngineResponse, Work], Awaitable[Outcome]],
+        lease: Lease,
     ) -> None:
         self.replica = replica
         self.response: EngineResponse | None = None
         self._deliver = deliver
-        self._lease: Lease | None = replica.lease(now_s)
+        self._lease: Lease | None = lease
+        self.work = lease.work
         self.task = asyncio.get_running_loop().create_task(self._open(request, limits))
 
     @property
@@ -54,7 +57,7 @@ class _Runner:
     async def _open(self, request: EngineRequest, limits: Timeouts) -> None:
         response = self.response = await self.replica.engine.send(request, limits)
         if response.status != 200:
-            await self._deliver(response)  # raises what the status means
+            await self._deliver(response, self.work)  # raises what the status means
         if self._lease is not None:
             self.replica.breaker.answered(probe=self._lease.probe)
         if request.stream and response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
@@ -62,11 +65,11 @@ class _Runner:
             await gate.opened()
             self.response = gate
 
-    def close(self, outcome: Outcome, now_s: float) -> bool:
-        """Give back everything. Returns whether there was anything to give back."""
+    def close(self, outcome: Outcome, now_s: float) -> Lease | None:
+        """Give back everything. Returns the lease, if it was still held."""
         lease, self._lease = self._lease, None
         if lease is None:
-            return False
+            return None
         self.task.cancel()
         failure = self.failure
         if failure is not None:
@@ -75,32 +78,31 @@ class _Runner:
             self.response.abort()
         lease.__exit__()
         judge(lease, outcome, now_s)
-        return True
+        return lease
 
 
 class Race:
     """One call's.
 
     second: gives another replica and its limits, if there is one and it may be asked as well.
-    rest:   is told what a replica said that refused.
     """
 
     def __init__(
         self,
         clock: Clock,
         telemetry: Telemetry,
-        deployment: Deployment,
-        request: EngineRequest,
+        chooser: Chooser,
+        errand: Errand,
         record: Record,
-        deliver: Callable[[EngineResponse], Awaitable[Outcome]],
+        deliver: Callable[[EngineResponse, Work], Awaitable[Outcome]],
         second: Callable[[], tuple[Replica, Timeouts] | None],
-        rest: Callable[[Replica, Rejection], None],
     ) -> None:
-        self._rest = rest
         self._clock = clock
         self._telemetry = telemetry
-        self._deployment = deployment
-        self._request = request
+        self._chooser = chooser
+        self._errand = errand
+        self._deployment = errand.deployment
+        self._request = errand.request
         self._record = record
         self._deliver = deliver
         self._second = second
@@ -140,7 +142,8 @@ class Race:
     def _start(self, replica: Replica, limits: Timeouts) -> _Runner:
         self._record.attempts += 1
         self._name(replica)
-        return _Runner(replica, self._request, limits, self._deliver, self._clock.monotonic())
+        lease = self._chooser.lease(self._errand, replica, self._record, self._clock.monotonic())
+        return _Runner(replica, self._request, limits, self._deliver, lease)
 
     def _name(self, replica: Replica) -> None:
         record = self._record
@@ -156,10 +159,10 @@ class Race:
         assert winner.response is not None
         outcome = Outcome.ABANDONED
         try:
-            outcome = await self._deliver(winner.response)
+            outcome = await self._deliver(winner.response, winner.work)
         except Rejection as rejected:
             outcome = rejected.outcome
-            self._rest(winner.replica, rejected)
+            self._chooser.refused(winner.replica, rejected)
             raise
         except EngineError:
             outcome = Outcome.BROKEN
@@ -173,9 +176,11 @@ class Race:
             outcome = failure.outcome
         elif isinstance(failure, EngineError):
             outcome = Outcome.BROKEN
-        if runner.close(outcome, self._clock.monotonic()):
+        lease = runner.close(outcome, self._clock.monotonic())
+        if lease is not None:
+            self._chooser.ended(self._errand, lease, outcome, self._record.usage)
             if isinstance(failure, Rejection):
-                self._rest(runner.replica, failure)
+                self._chooser.refused(runner.replica, failure)
             self._telemetry.attempt(runner.replica.pool, runner.replica.name, outcome)
 
     async def _winner(self, runners: list[_Runner]) -> _Runner:

@@ -16,6 +16,8 @@ class Usage(msgspec.Struct):
     reasoning_tokens: int = 0
     cache_write_tokens: int = 0
     """Of the prompt: written to the engine's prompt cache, where that is charged apart."""
+    cached_told: bool = False
+    """Whether the engine said anything of `cached_tokens`."""
     estimated: bool = False
 
 
@@ -47,6 +49,12 @@ class Record(msgspec.Struct):
     """The deployment that was asked last in place of `deployment`."""
     fallback_reason: str = ""
     """Why it was: error, overloaded, context_length or policy."""
+    route_reason: str = ""
+    """Why the replica was chosen: prefix, load, only or retry."""
+    predicted_ttft_s: float = 0.0
+    """When it was chosen, from then to the first token."""
+    predicted_cached_tokens: int = 0
+    """Of the prompt, what the replica was taken to hold."""
     hedged: bool = False
     """Whether two replicas were asked at once."""
     retry_denied: bool = False

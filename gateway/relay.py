@@ -26,6 +26,7 @@ from gateway.upstream import (
     rejection,
 )
 from gateway.wire import Call
+from router.load import Work
 
 MAX_WHOLE_BYTES = 256 * 1024 * 1024
 MAX_ERROR_BYTES = 1024 * 1024
@@ -96,8 +97,8 @@ class Relay:
         if self._keepalive is not None:
             self._keepalive.stop()
 
-    async def deliver(self, response: EngineResponse) -> Outcome:
-        """Take `response` to the client.
+    async def deliver(self, response: EngineResponse, work: Work) -> Outcome:
+        """Take `response` to the client. `work` is told of its first token.
 
         Returns: what the attempt says about the replica. An answer that broke off after its first byte has been
         reported to the client inside the stream, and there is nothing left to try.
@@ -110,7 +111,7 @@ class Relay:
             kind = self._record.engine_kind
             raise rejection(self._call.operation, response.status, response.headers, body, kind)
         if self._keepalive is not None and response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-            return await self._stream(response, self._keepalive)
+            return await self._stream(response, work, self._keepalive)
         return await self._whole(response)
 
     async def _whole(self, response: EngineResponse) -> Outcome:
@@ -126,8 +127,8 @@ class Relay:
         self._sink.end()
         return Outcome.FINE
 
-    async def _stream(self, response: EngineResponse, keepalive: KeepAlive) -> Outcome:
-        stream = StreamRelay(self._call, self._record, self._sink, response, keepalive, self._redactor)
+    async def _stream(self, response: EngineResponse, work: Work, keepalive: KeepAlive) -> Outcome:
+        stream = StreamRelay(self._call, self._record, self._sink, response, work, keepalive, self._redactor)
         self._sink.bind(response)
         keepalive.response = response
         try:
@@ -157,6 +158,7 @@ class StreamRelay:
         "_sink",
         "_spliced",
         "_spliced_bytes",
+        "_work",
     )
 
     def __init__(
@@ -165,6 +167,7 @@ class StreamRelay:
         record: Record,
         sink: Sink,
         response: EngineResponse,
+        work: Work,
         keepalive: KeepAlive,
         redactor: Redactor,
     ) -> None:
@@ -173,6 +176,7 @@ class StreamRelay:
         self._record = record
         self._sink = sink
         self._response = response
+        self._work = work
         self._keepalive = keepalive
         self._filter = EventFilter(strip_usage=call.adds_usage, choices=call.choices)
         self._begun = False
@@ -217,6 +221,7 @@ class StreamRelay:
             record = self._record
             if not record.first_token_s:
                 record.first_token_s = self._response.last_data_s
+                self._work.first_token(record.first_token_s)
         self._send(feed.out, framed if feed.out == payload else None)
         if feed.error is not None:
             self._response.abort()

@@ -10,6 +10,7 @@ from typing import Self
 from engines.base import Engine
 from router.breaker import Breaker
 from router.load import ReplicaLoad, Work
+from router.prefix import Slot
 
 LEAST_SHARE = 0.1
 """What a replica that starts slowly gets of the traffic at first."""
@@ -39,6 +40,7 @@ class Replica:
     busy_until_s:  it was full a moment ago: others are asked first until this instant.
     last_error:    what last went wrong, for people.
     on_idle:       called when its last request ends; set while it drains.
+    slot:          its place in the index of prefixes.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Replica:
     last_error: str = ""
     ramp: Ramp | None = None
     on_idle: Callable[[], None] | None = None
+    slot: Slot | None = None
     load: ReplicaLoad = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,9 +80,17 @@ class Replica:
     def full(self) -> bool:
         return self.max_in_flight is not None and self.load.in_flight >= self.max_in_flight
 
-    def lease(self, now_s: float, prompt_tokens: int = 0, cached_tokens: int = 0, output_tokens: float = 0.0) -> Lease:
+    def lease(
+        self,
+        now_s: float,
+        prompt_tokens: int = 0,
+        cached_tokens: int = 0,
+        output_tokens: float = 0.0,
+        *,
+        streamed: bool = True,
+    ) -> Lease:
         """A place for one request; its figures as `Work` has them."""
-        return Lease(self, self.load.begin(prompt_tokens, cached_tokens, output_tokens, now_s))
+        return Lease(self, self.load.begin(prompt_tokens, cached_tokens, output_tokens, now_s, streamed=streamed))
 
 
 class Lease:
@@ -105,7 +116,7 @@ class Lease:
             return
         self._held = False
         replica = self.replica
-        self.work.close()
+        self.work.leave()
         if replica.on_idle is not None and not replica.in_flight:
             replica.on_idle()
 

@@ -45,6 +45,7 @@ class UsageView(msgspec.Struct):
             prompt_tokens=self.prompt_tokens or 0,
             completion_tokens=self.completion_tokens or 0,
             cached_tokens=(prompt.cached_tokens or 0) if prompt else 0,
+            cached_told=prompt is not None and prompt.cached_tokens is not None,
             reasoning_tokens=(completion.reasoning_tokens or 0) if completion else 0,
             cache_write_tokens=(prompt.cache_creation_tokens or 0) if prompt else 0,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from router.speed import Speed
 
 RECENT_S = 10.0
@@ -62,17 +64,24 @@ class Work:
             self._stage = 1
             self._load.prefilled(self, now_s)
 
+    def leave(self) -> None:
+        """It ended, however it did, and is off the books. Idempotent."""
+        if self._stage < 2:
+            if self._stage == 0:
+                self._load.prefill_given_up(self)
+            self._stage = 2
+            self._load.ended(self)
+
     def close(self, uncached_tokens: int | None = None) -> None:
-        """It ended, however it did. `uncached_tokens`: of the prompt, as the engine counted. Idempotent."""
-        if self._stage == 2:
-            return
-        if self._stage == 0:
-            self._load.prefill_given_up(self)
-        self._stage = 2
-        self._load.ended(self)
+        """It is off the books, and the replica's speed is learned from it. Idempotent.
+
+        uncached_tokens: of the prompt, as the engine counted them, if it did.
+        """
+        self.leave()
         if self._took_s >= 0.0:
             tokens = self.uncached_tokens if uncached_tokens is None else uncached_tokens
             self._load.speed.learn(self._took_s, tokens, opening=self._opening)
+            self._took_s = -1.0
 
 
 class ReplicaLoad:
@@ -87,6 +96,7 @@ class ReplicaLoad:
     others_in_flight, others_prefill_tokens, others_context_tokens: the same sums of everybody else's requests, as far
                      as other gateways and the engine's own metrics tell; they may be late, so they only ever correct.
     speed:           what was learned of its speed.
+    last_sent_s:     when it was last sent anything.
     """
 
     __slots__ = (
@@ -94,11 +104,11 @@ class ReplicaLoad:
         "_mark_s",
         "_opening",
         "_pending",
-        "_recent_s",
         "_recent_tokens",
         "context_tokens",
         "in_flight",
         "kv_capacity_tokens",
+        "last_sent_s",
         "name",
         "others_context_tokens",
         "others_in_flight",
@@ -122,7 +132,7 @@ class ReplicaLoad:
         self.others_prefill_tokens = 0.0
         self.others_context_tokens = 0.0
         self._recent_tokens = 0.0
-        self._recent_s = 0.0
+        self.last_sent_s = 0.0
         self._pending: dict[Work, None] = {}
         self._mark_s = 0.0
         """When the prefill that goes on now began, as far as can be seen from here."""
@@ -151,31 +161,43 @@ class ReplicaLoad:
         self.prefill_tokens += work.uncached_tokens
         self.context_tokens += prompt_tokens + output_tokens
         self._recent_tokens = self.recent_tokens(now_s) + work.uncached_tokens
-        self._recent_s = now_s
+        self.last_sent_s = now_s
         return work
 
     def recent_tokens(self, now_s: float) -> float:
         """Uncached prompt tokens sent of late, older ones counting less."""
-        idle_s = now_s - self._recent_s
+        idle_s = now_s - self.last_sent_s
         return self._recent_tokens / (1.0 + idle_s / RECENT_S) ** 2 if idle_s > 0 else self._recent_tokens
 
+    def level_with(self, others: Sequence[ReplicaLoad]) -> None:
+        """Begin as if it had done as much as the one of `others` that did least, and were as fast as they are."""
+        self.served = min(other.served for other in others)
+        least = min(others, key=lambda other: other._recent_tokens)
+        self._recent_tokens, self.last_sent_s = least._recent_tokens, least.last_sent_s
+        if not self.speed.observations:
+            count = len(others)
+            self.speed = Speed(
+                sum(o.speed.s_per_token for o in others) / count, sum(o.speed.fixed_s for o in others) / count
+            )
+
     def backlog_s(self, now_s: float) -> float:
-        """Seconds of prefill that are ahead of a request that is sent now."""
+        """Seconds of prefill that are ahead of a request that is sent now.
+
+        A first token that is overdue is taken to need as long again: so a replica that hangs is soon left alone.
+        """
         per_token = self.speed.s_per_token
-        done_s = 0.0
+        backlog_s = (self.prefill_tokens + self.others_prefill_tokens) * per_token
         while self._pending:
             head = next(iter(self._pending))
+            left_s = head.uncached_tokens * per_token
             done_s = now_s - self._mark_s
-            most_s = head.uncached_tokens * per_token
-            if done_s <= most_s:
-                break
-            done_s = most_s
+            if done_s <= left_s:
+                return backlog_s - done_s
+            backlog_s -= left_s
             if head.streamed:
-                break
-            head.assumed(self._mark_s + most_s)
-            done_s = 0.0
-        backlog_s = (self.prefill_tokens + self.others_prefill_tokens) * per_token - done_s
-        return backlog_s if backlog_s > 0.0 else 0.0
+                return backlog_s + max(0.0, done_s - left_s - self.speed.fixed_s)
+            head.assumed(self._mark_s + left_s)
+        return backlog_s
 
     def kv_usage(self, more_tokens: float = 0.0) -> float:
         """Share of the KV cache that is spoken for, with `more_tokens` on top; 0.0 where its size is unknown."""

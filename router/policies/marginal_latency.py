@@ -15,8 +15,11 @@ BARRIER_S = 0.1
 MOST_USED = 0.98
 """Of the KV cache: at most so much enters the barrier, so that full caches can be compared."""
 TIE = 0.02
-"""Costs that lie within this share of the lowest are equal: the replica with the least work of late gets it."""
+"""Costs that lie within this share of the lowest are equal: whoever has the least to do, now and of late, is taken."""
 TIE_S = 0.001
+IDLE_HALF_S = 15.0
+"""An idle replica's disadvantage halves in this time: what was learned of it grows old, its cache is there to be filled
+(R01, R02)."""
 
 
 class MarginalLatency:
@@ -34,20 +37,19 @@ class MarginalLatency:
     def choose(self, features: Features, replicas: Sequence[ReplicaLoad]) -> int:
         if len(replicas) == 1:
             return 0
-        costs = [self._cost(features, i, r) for i, r in enumerate(replicas)]
+        costs = self._costs(features, replicas)
         limit = min(costs) * (1.0 + TIE) + TIE_S
         ties = [i for i, cost in enumerate(costs) if cost <= limit]
         if len(ties) == 1:
             return ties[0]
         now_s = features.now_s
-        recent = [replicas[i].recent_tokens(now_s) for i in ties]
-        least = min(recent)
-        ties = [i for i, tokens in zip(ties, recent, strict=True) if tokens <= least * (1.0 + TIE)]
-        served = min(replicas[i].served for i in ties)
-        return self._rng.choice([i for i in ties if replicas[i].served == served])
+        quiet = [(replicas[i].in_flight, replicas[i].recent_tokens(now_s), replicas[i].served) for i in ties]
+        least = min(quiet)
+        return self._rng.choice([i for i, one in zip(ties, quiet, strict=True) if one == least])
 
     def terms(self, features: Features, replicas: Sequence[ReplicaLoad]) -> list[Mapping[str, float]]:
         told: list[Mapping[str, float]] = []
+        costs = self._costs(features, replicas)
         for i, replica in enumerate(replicas):
             prefill_s = (features.prompt_tokens - features.cached_at(i)) * replica.speed.s_per_token
             told.append(
@@ -57,10 +59,19 @@ class MarginalLatency:
                     "stall_s": STALL * (replica.in_flight + replica.others_in_flight) * prefill_s,
                     "fixed_s": replica.speed.fixed_s,
                     "kv_s": _barrier_s(replica, features),
-                    "cost": self._cost(features, i, replica),
+                    "cost": costs[i],
                 }
             )
         return told
+
+    def _costs(self, features: Features, replicas: Sequence[ReplicaLoad]) -> list[float]:
+        costs = [self._cost(features, i, r) for i, r in enumerate(replicas)]
+        best = min(costs)
+        for i, replica in enumerate(replicas):
+            if not replica.in_flight and costs[i] > best:
+                idle_s = features.now_s - replica.last_sent_s
+                costs[i] = best + (costs[i] - best) * 0.5 ** (idle_s / IDLE_HALF_S)
+        return costs
 
     def _cost(self, features: Features, index: int, replica: ReplicaLoad) -> float:
         speed = replica.speed

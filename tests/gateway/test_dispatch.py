@@ -22,6 +22,7 @@ from engines.base import (
     Timeouts,
 )
 from gateway.catalog import Deployment, Variant
+from gateway.choice import Chooser
 from gateway.config import AccessLog
 from gateway.config import Telemetry as TelemetryOptions
 from gateway.dispatch import Dispatcher
@@ -33,7 +34,9 @@ from gateway.residency import ANYWHERE
 from gateway.telemetry import Telemetry
 from gateway.upstream import Outcome, rejection
 from gateway.wire import Call
+from router.load import Work
 from router.policies.round_robin import RoundRobin
+from router.prefix import PrefixIndex
 
 HEADERS = b"x: y\r\n"
 CALL = Call(Operation.CHAT, "m", False, False, b'{"model":"m"}')
@@ -104,7 +107,7 @@ class Scripted:
     async def aclose(self) -> None: ...
 
 
-async def deliver(response: EngineResponse) -> Outcome:
+async def deliver(response: EngineResponse, work: Work) -> Outcome:
     """What a relay does with a status: success, or the rejection that it means."""
     if response.status == 200:
         return Outcome.FINE
@@ -121,10 +124,12 @@ class Stage:
         variant = Variant("v", "engine/m", 1.0, (LivePool("p", replicas=self.replicas),))
         self.deployment = Deployment("m", (variant,), RoundRobin(), timeouts or Timeouts(5, 10, 10, 60), attempts)
         telemetry = Telemetry(TelemetryOptions(access_log=AccessLog(format="off")))
-        self.dispatcher = Dispatcher(clock, random.Random(1), telemetry)
+        self.dispatcher = Dispatcher(
+            clock, random.Random(1), telemetry, Chooser(clock, random.Random(1), PrefixIndex())
+        )
         self.record = Record(request_id="r", started_s=clock.monotonic())
 
-    async def run(self, deliver: Callable[[EngineResponse], object] = deliver) -> ApiError | None:
+    async def run(self, deliver: Callable[[EngineResponse, Work], object] = deliver) -> ApiError | None:
         """The error that the caller gets, None for an answer. Whatever happened, no lease is left."""
         self.record = Record(request_id="r", started_s=self.clock.monotonic())
         try:
@@ -236,7 +241,7 @@ async def test_without_a_total_limit_only_attempts_are_counted(clock: Clock) -> 
 async def test_a_broken_answer_that_has_begun_is_not_tried_again_but_counts(clock: Clock) -> None:
     """A08: nothing is retried after the first byte; the breaker counts it."""
 
-    async def broke_off(response: EngineResponse) -> Outcome:
+    async def broke_off(response: EngineResponse, work: Work) -> Outcome:
         return Outcome.BROKEN
 
     stage = Stage(clock, Scripted("a", clock, 200), attempts=3)
@@ -290,7 +295,7 @@ async def test_a_replica_comes_back_by_one_probe(clock: Clock) -> None:
     clock.now_s += 0.5
     inside: list[object] = []
 
-    async def nested(response: EngineResponse) -> Outcome:
+    async def nested(response: EngineResponse, work: Work) -> Outcome:
         inside.append(stage.replicas[0].breaker.state(clock.monotonic()))
         return Outcome.FINE
 
@@ -308,7 +313,7 @@ async def test_a_second_request_waits_for_the_probes_answer_to_begin_and_no_long
     replica = stage.replicas[0]
     allowed: list[bool] = []
 
-    async def slow(response: EngineResponse) -> Outcome:
+    async def slow(response: EngineResponse, work: Work) -> Outcome:
         allowed.append(replica.breaker.allows(clock.monotonic()))
         return Outcome.FINE
 
@@ -331,7 +336,7 @@ async def test_a_call_that_is_cancelled_says_nothing_about_its_replica(clock: Cl
     assert "failures=0" in repr(stage.replicas[0].breaker)
     hung = asyncio.Event()
 
-    async def forever(response: EngineResponse) -> Outcome:
+    async def forever(response: EngineResponse, work: Work) -> Outcome:
         hung.set()
         await asyncio.Event().wait()
         return Outcome.FINE

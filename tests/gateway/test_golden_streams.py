@@ -22,6 +22,7 @@ from gateway.relay import Relay
 from gateway.telemetry import Redactor
 from gateway.upstream import Outcome, Rejection
 from gateway.wire import Call
+from router.load import ReplicaLoad
 from tests.golden.loader import DONE, Case, cases, dechunk
 from tests.harness import engine_by_hand, request_bytes, serving
 
@@ -94,7 +95,7 @@ async def relayed(case: Case, pieces: list[bytes], *, wants_usage: bool) -> tupl
     while not exchange.head.done():
         connection.data_received(next(rest))
     with Relay(call, record, sink, RealClock(), 15.0, Redactor()) as relay:
-        delivered = loop.create_task(relay.deliver(exchange))
+        delivered = loop.create_task(relay.deliver(exchange, ReplicaLoad("r").begin(1, 0, 1.0, 0.0)))
         await asyncio.sleep(0)
         for piece in rest:
             connection.data_received(piece)
