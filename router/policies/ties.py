@@ -10,8 +10,6 @@ from router.load import ReplicaLoad
 
 def lowest(costs: Sequence[float] | Sequence[tuple[float, ...]], rng: random.Random) -> int:
     """The index of the lowest cost, drawn among equals. A tuple's later figures decide where the first are equal."""
-    if len(costs) == 1:
-        return 0
     best = min(costs)
     ties = [i for i, cost in enumerate(costs) if cost == best]
     return ties[0] if len(ties) == 1 else rng.choice(ties)
