@@ -22,6 +22,7 @@ _ORDER = (
     "keys",
     "pools",
     "prices",
+    "simulate",
     "import-litellm",
     "fake-engine",
     "health",
@@ -56,6 +57,7 @@ def real_command(command: Any) -> Any:
 _LATER = (
     ("prices", "List what models cost.", "gateway.cli.prices", "prices"),
     ("models", "Fetch models for the embedded engine, and see which there are.", "gateway.cli.models", "app"),
+    ("simulate", "Play a trace against simulated engines.", "gateway.cli.simulate", "simulate"),
     ("pools", "Show pools and their replicas, once or live.", "gateway.cli.pools", "pools"),
     ("engines", "Find out what an engine is and can do.", "gateway.cli.engines", "app"),
     ("fake-engine", "Run an engine for tests: no model, every fault.", "gateway.cli.fake_engine", "fake_engine"),
