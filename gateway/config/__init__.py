@@ -18,6 +18,7 @@ from gateway.config.models import (
     Tracing,
     Variant,
 )
+from gateway.config.queue_options import QueueOptions
 from gateway.config.residency_options import Residency, Site
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Key",
     "Name",
     "Pool",
+    "QueueOptions",
     "Residency",
     "Section",
     "Server",

@@ -12,6 +12,7 @@ from gateway.config.engine_options import EngineOptions
 from gateway.config.failure_options import Fallbacks, Hedge
 from gateway.config.pool_options import DnsOptions, KubernetesOptions, ProbeOptions, ScaleToZero, WarmUp
 from gateway.config.price_options import PriceOptions
+from gateway.config.queue_options import QueueOptions
 from gateway.config.residency_options import Residency, Site
 from gateway.config.sites import likely_site
 
@@ -199,6 +200,8 @@ class Deployment(Section):
     """Deployments that answer in place of this one."""
     hedge: Hedge | None = None
     """A second attempt while the first is slow; none: off."""
+    queue: QueueOptions = QueueOptions()
+    """What becomes of requests for which no replica has a place."""
 
 
 class AccessLog(Section):

@@ -209,6 +209,34 @@ HELD = Series(
     spill=("pool",),
     max_children=100,
 )
+QUEUE_LENGTH = Series(
+    "headrace_queue_length",
+    Kind.GAUGE,
+    "Requests that wait for a place at a replica.",
+    ("deployment",),
+    "requests",
+    spill=("deployment",),
+    max_children=100,
+)
+QUEUE_WAIT = Series(
+    "headrace_queue_wait_seconds",
+    Kind.HISTOGRAM,
+    "How long requests waited for a place at a replica; 0 for those that found one at once.",
+    ("deployment",),
+    "seconds",
+    (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0),
+    spill=("deployment",),
+    max_children=20,
+)
+QUEUE_SHED = Series(
+    "headrace_queue_shed_total",
+    Kind.COUNTER,
+    "Requests turned away from the queue, by the reason.",
+    ("deployment", "shed"),
+    "requests",
+    spill=("deployment",),
+    max_children=80,
+)
 CACHE_REQUESTS = Series(
     "headrace_cache_requests_total",
     Kind.COUNTER,
@@ -278,6 +306,9 @@ ALL: Final[dict[str, Series]] = {
         REPLICA_IN_FLIGHT,
         REPLICAS,
         HELD,
+        QUEUE_LENGTH,
+        QUEUE_WAIT,
+        QUEUE_SHED,
         CACHE_REQUESTS,
         ESTIMATED_USAGE,
         LOG_LINES_DROPPED,

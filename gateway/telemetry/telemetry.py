@@ -13,7 +13,7 @@ from gateway.record import Record
 from gateway.telemetry import series
 from gateway.telemetry.access_log import AccessLog
 from gateway.telemetry.meters import Meters
-from gateway.telemetry.metrics import Bound, Gauge, Labels, Registry, Values
+from gateway.telemetry.metrics import Bound, Gauge, Labels, Registry, Values, observe
 from gateway.telemetry.process import Process
 from gateway.telemetry.redact import Redactor
 from gateway.telemetry.span import NO_SPAN, Span, passed_on
@@ -121,6 +121,14 @@ class Telemetry:
     def hedge(self, deployment: str, *, won: bool) -> None:
         """Count a second attempt beside the first."""
         self._registry.child(series.HEDGES, (deployment, "won" if won else "lost"))[0] += 1.0
+
+    def queue_wait(self, deployment: str, waited_s: float) -> None:
+        """Count a request that got its turn."""
+        observe(self._registry.child(series.QUEUE_WAIT, (deployment,)), series.QUEUE_WAIT.buckets, waited_s)
+
+    def queue_shed(self, deployment: str, reason: str) -> None:
+        """Count a request that the queue turned away."""
+        self._registry.child(series.QUEUE_SHED, (deployment, reason))[0] += 1.0
 
     def watch(self, name: str, read: Callable[[], Iterable[tuple[Labels, float]]]) -> None:
         """Fill a metric of `series.ALL` from `read`, which is asked for label values and numbers at each snapshot.
