@@ -20,7 +20,11 @@ from gateway.config.yaml import Document, YamlSyntaxError, read_yaml
 from gateway.litellm.entries import Common, Entry, EntryReader, carried, from_environment, is_name, is_number, text_of
 from gateway.litellm.notes import Note, Notes, reason
 
-_POLICIES = {"simple-shuffle": "random", "least-busy": "least_requests"}
+_POLICIES = {
+    "simple-shuffle": "random",
+    "least-busy": "least_requests",
+    "latency-based-routing": "marginal_latency",
+}
 _SECTIONS = {"model_list", "router_settings", "litellm_settings", "general_settings", "credential_list"}
 _TOTAL_S = 600.0
 """What LiteLLM and we both wait at most, unless told otherwise."""

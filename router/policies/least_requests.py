@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 
 from router.load import ReplicaLoad
+from router.policies.ties import lowest, requests_at
 from router.types import Features
 
 
@@ -18,9 +19,7 @@ class LeastRequests:
     def choose(self, features: Features, replicas: Sequence[ReplicaLoad]) -> int:
         if len(replicas) == 1:
             return 0
-        best = min((r.in_flight, r.served) for r in replicas)
-        ties = [i for i, r in enumerate(replicas) if (r.in_flight, r.served) == best]
-        return ties[0] if len(ties) == 1 else self._rng.choice(ties)
+        return lowest([(requests_at(r), r.served) for r in replicas], self._rng)
 
     def terms(self, features: Features, replicas: Sequence[ReplicaLoad]) -> list[Mapping[str, float]]:
-        return [{"in_flight": r.in_flight, "served": r.served, "cost": r.in_flight} for r in replicas]
+        return [{"in_flight": requests_at(r), "served": r.served, "cost": requests_at(r)} for r in replicas]

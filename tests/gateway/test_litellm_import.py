@@ -94,6 +94,26 @@ def test_times_retries_policy_and_aliases_are_carried() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("strategy", "policy", "told"),
+    [
+        ("simple-shuffle", "random", False),
+        ("least-busy", "least_requests", False),
+        ("latency-based-routing", "marginal_latency", False),
+        ("cost-based-routing", "least_requests", True),
+    ],
+)
+def test_a_routing_strategy_becomes_the_policy_that_is_like_it(
+    tmp_path: Path, strategy: str, policy: str, told: bool
+) -> None:
+    file = tmp_path / "litellm.yaml"
+    models = "model_list: [{model_name: m, litellm_params: {model: openai/m, api_base: 'http://gpu:1'}}]"
+    file.write_text(f"{models}\nrouter_settings: {{routing_strategy: {strategy}}}\n")
+    result = convert_file(file)
+    assert parse_config(result.yaml, file.name, ENV).deployments["m"].policy == policy
+    assert ("router_settings.routing_strategy" in notes(result)) == told
+
+
 def test_ollama_is_called_at_its_openai_path() -> None:
     _, config = imported("onprem.yaml")
     assert config.pools["mistral-7b"].urls == ["http://localhost:11434"]
