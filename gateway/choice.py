@@ -66,8 +66,8 @@ class Chooser:
         """Put the call on the replica's books."""
         facts, load = errand.facts, replica.load
         cached = min(errand.cached_tokens, facts.prompt_tokens)
-        uncached_s = (facts.prompt_tokens - cached) * load.speed.s_per_token
-        record.predicted_ttft_s = load.backlog_s(now_s) + uncached_s + load.speed.fixed_s
+        prefill_s = load.speed.prefill_s(facts.prompt_tokens, cached)
+        record.predicted_ttft_s = load.backlog_s(now_s) + prefill_s + load.speed.fixed_s
         record.predicted_cached_tokens = cached
         record.route_reason = errand.route_reason
         slot = replica.slot
@@ -80,7 +80,10 @@ class Chooser:
         """An attempt is over: what it says of the replica's cache and speed."""
         slot, prefix = lease.replica.slot, errand.facts.prefix
         told = outcome is Outcome.FINE and usage.cached_told
-        lease.work.close(max(0, usage.prompt_tokens - usage.cached_tokens) if told else None)
+        if told:
+            lease.work.close(usage.prompt_tokens, min(usage.cached_tokens, usage.prompt_tokens))
+        else:
+            lease.work.close()
         if slot is None or not prefix.keys:
             return
         if outcome is Outcome.BROKEN or outcome is Outcome.FULL or slot.certainty is Certainty.EXACT:

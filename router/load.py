@@ -52,6 +52,11 @@ class Work:
     def uncached_tokens(self) -> int:
         return self.prompt_tokens - self.cached_tokens
 
+    @property
+    def pairs(self) -> int:
+        """Of tokens that attend to each other, as `Speed` counts them."""
+        return self.prompt_tokens * self.prompt_tokens - self.cached_tokens * self.cached_tokens
+
     def first_token(self, now_s: float) -> None:
         """The prefill is over. Idempotent."""
         if self._stage == 0:
@@ -72,15 +77,16 @@ class Work:
             self._stage = 2
             self._load.ended(self)
 
-    def close(self, uncached_tokens: int | None = None) -> None:
+    def close(self, prompt_tokens: int = 0, cached_tokens: int = 0) -> None:
         """It is off the books, and the replica's speed is learned from it. Idempotent.
 
-        uncached_tokens: of the prompt, as the engine counted them, if it did.
+        prompt_tokens, cached_tokens: as the engine counted them; 0 and 0: it did not tell of both.
         """
         self.leave()
         if self._took_s >= 0.0:
-            tokens = self.uncached_tokens if uncached_tokens is None else uncached_tokens
-            self._load.speed.learn(self._took_s, tokens, opening=self._opening)
+            if not prompt_tokens:
+                prompt_tokens, cached_tokens = self.prompt_tokens, self.cached_tokens
+            self._load.speed.learn(self._took_s, prompt_tokens, cached_tokens, opening=self._opening)
             self._took_s = -1.0
 
 
@@ -90,7 +96,7 @@ class ReplicaLoad:
     in_flight:       requests sent and not yet answered to the end.
     served:          requests ever sent.
     waiting:         those in flight that have no first token yet.
-    prefill_tokens:  uncached prompt tokens of those.
+    prefill_tokens:  uncached prompt tokens of those; prefill_pairs: their pairs, as `Speed` counts them.
     context_tokens:  tokens that the requests in flight will hold in the KV cache at their end, prompt and answer.
     kv_capacity_tokens: tokens that fit the KV cache; 0: unknown.
     others_in_flight, others_prefill_tokens, others_context_tokens: the same sums of everybody else's requests, as far
@@ -113,6 +119,7 @@ class ReplicaLoad:
         "others_context_tokens",
         "others_in_flight",
         "others_prefill_tokens",
+        "prefill_pairs",
         "prefill_tokens",
         "served",
         "speed",
@@ -127,6 +134,7 @@ class ReplicaLoad:
         self.served = 0
         self.waiting = 0
         self.prefill_tokens = 0
+        self.prefill_pairs = 0
         self.context_tokens = 0.0
         self.others_in_flight = 0.0
         self.others_prefill_tokens = 0.0
@@ -159,6 +167,7 @@ class ReplicaLoad:
         self.served += 1
         self.waiting += 1
         self.prefill_tokens += work.uncached_tokens
+        self.prefill_pairs += work.pairs
         self.context_tokens += prompt_tokens + output_tokens
         self._recent_tokens = self.recent_tokens(now_s) + work.uncached_tokens
         self.last_sent_s = now_s
@@ -177,7 +186,9 @@ class ReplicaLoad:
         if not self.speed.observations:
             count = len(others)
             self.speed = Speed(
-                sum(o.speed.s_per_token for o in others) / count, sum(o.speed.fixed_s for o in others) / count
+                sum(o.speed.s_per_token for o in others) / count,
+                sum(o.speed.fixed_s for o in others) / count,
+                sum(o.speed.s_per_pair for o in others) / count,
             )
 
     def backlog_s(self, now_s: float) -> float:
@@ -185,17 +196,18 @@ class ReplicaLoad:
 
         A first token that is overdue is taken to need as long again: so a replica that hangs is soon left alone.
         """
-        per_token = self.speed.s_per_token
-        backlog_s = (self.prefill_tokens + self.others_prefill_tokens) * per_token
+        speed = self.speed
+        backlog_s = (self.prefill_tokens + self.others_prefill_tokens) * speed.s_per_token
+        backlog_s += self.prefill_pairs * speed.s_per_pair
         while self._pending:
             head = next(iter(self._pending))
-            left_s = head.uncached_tokens * per_token
+            left_s = speed.prefill_s(head.prompt_tokens, head.cached_tokens)
             done_s = now_s - self._mark_s
             if done_s <= left_s:
                 return backlog_s - done_s
             backlog_s -= left_s
             if head.streamed:
-                return backlog_s + max(0.0, done_s - left_s - self.speed.fixed_s)
+                return backlog_s + max(0.0, done_s - left_s - speed.fixed_s)
             head.assumed(self._mark_s + left_s)
         return backlog_s
 
@@ -228,3 +240,4 @@ class ReplicaLoad:
         del self._pending[work]
         self.waiting -= 1
         self.prefill_tokens -= work.uncached_tokens
+        self.prefill_pairs -= work.pairs

@@ -51,7 +51,7 @@ class MarginalLatency:
         told: list[Mapping[str, float]] = []
         costs = self._costs(features, replicas)
         for i, replica in enumerate(replicas):
-            prefill_s = (features.prompt_tokens - features.cached_at(i)) * replica.speed.s_per_token
+            prefill_s = replica.speed.prefill_s(features.prompt_tokens, features.cached_at(i))
             told.append(
                 {
                     "backlog_s": replica.backlog_s(features.now_s),
@@ -75,7 +75,7 @@ class MarginalLatency:
 
     def _cost(self, features: Features, index: int, replica: ReplicaLoad) -> float:
         speed = replica.speed
-        prefill_s = (features.prompt_tokens - features.cached_at(index)) * speed.s_per_token
+        prefill_s = speed.prefill_s(features.prompt_tokens, features.cached_at(index))
         stalled = STALL * (replica.in_flight + replica.others_in_flight)
         cost_s = replica.backlog_s(features.now_s) + prefill_s * (1.0 + stalled) + speed.fixed_s
         return cost_s + _barrier_s(replica, features)
