@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,11 +14,10 @@ from gateway.config.queue_options import QueueOptions
 from gateway.errors import ApiError, Overloaded
 from gateway.telemetry import Telemetry, series
 from router.fair_queue import Entry, FairQueue
+from router.pace import Pace
 
 RECHECK_S = 0.1
 """While anybody waits, claims are tried this often, for what frees up by time alone: breakers, rests, predictions."""
-MEASURED = 64
-"""Turns over which the rate of service is measured."""
 
 C = TypeVar("C")
 
@@ -132,8 +130,7 @@ class WaitingRoom(Generic[C]):
         """Groups for which there was no place when last asked; nothing has freed up since."""
         self._called: asyncio.Handle | None = None
         self._recheck: asyncio.TimerHandle | None = None
-        self._turns: deque[float] = deque(maxlen=MEASURED)
-        """When those that waited got their turns, since somebody has been waiting all the time."""
+        self._pace = Pace()
         self._closed = False
         telemetry.watch(series.QUEUE_LENGTH.name, lambda: [((name,), len(self))])
 
@@ -163,8 +160,7 @@ class WaitingRoom(Generic[C]):
                 self._queue.pass_by(entry, now_s)
                 self._telemetry.queue_wait(self._name, 0.0)
                 return Turn(self._queue, entry, claimed)
-            self._turns.clear()
-            self._turns.append(now_s)
+            self._pace.resume(now_s)
             self._full = set() if ticket.group is None else {ticket.group}
         return await self._wait(entry, ticket, now_s)
 
@@ -178,7 +174,7 @@ class WaitingRoom(Generic[C]):
 
     def retry_after_s(self) -> float:
         """When somebody who comes now would get a turn, at the present rate."""
-        rate = self._rate()
+        rate = self._pace.per_s(self._clock.monotonic())
         return (len(self) + 1) / rate if rate else 1.0
 
     def close(self) -> None:
@@ -193,7 +189,7 @@ class WaitingRoom(Generic[C]):
         waiter, loop = entry.payload, asyncio.get_running_loop()
         self._push(entry, now_s)
         position = self._queue.position(entry) + 1
-        rate = self._rate()
+        rate = self._pace.per_s(now_s)
         waiter.turn = loop.create_future()
         if waiter.group is None or waiter.group not in self._full:
             self._hand_out()
@@ -239,7 +235,7 @@ class WaitingRoom(Generic[C]):
             if entry.payload.error is not None:
                 self._queue.settle(entry, 0.0)
             else:
-                self._turns.append(now_s)
+                self._pace.left(now_s)
             entry.payload.call()
 
     def _claims(self, entry: Entry[_Waiter[C]]) -> bool:
@@ -296,13 +292,6 @@ class WaitingRoom(Generic[C]):
     def _refusal(self, reason: str, message: str) -> ApiError:
         self._telemetry.queue_shed(self._name, reason)
         return Overloaded(message, retry_after_s=max(1.0, self.retry_after_s()))
-
-    def _rate(self) -> float:
-        """Turns per second of late; 0.0 while that is unknown."""
-        if not self._turns:
-            return 0.0
-        elapsed_s = self._clock.monotonic() - self._turns[0]
-        return max(1, len(self._turns) - 1) / elapsed_s if elapsed_s > 0.0 else 0.0
 
 
 _CLOSING = "The gateway is shutting down; another one may answer."
