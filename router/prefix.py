@@ -7,12 +7,14 @@ replica at once is found by bisection over one dictionary from key to the set of
 from __future__ import annotations
 
 import enum
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-ENTRY_BYTES = 280
-"""Memory of one key at one replica, measured with tracemalloc: the key, its place in the order, its set of holders."""
+ENTRY_BYTES = 480
+"""Memory of one key at one replica: the key, its place in the order, its set of holders. The most that tracemalloc
+showed, which is while a table grows; at rest it is half to two thirds of that."""
 FINE, MIDDLE = 64, 512
 """The first 64 keys of a prompt are kept, then every 8th up to the 512th, then every 64th: what is guessed of a long
 prompt needs no finer grain, and its cost stays small."""
@@ -22,7 +24,9 @@ DEFAULT_CAPACITY_TOKENS = 131_072
 LEARN = 0.05
 """Weight of the newest answer in the trust that a guess deserves."""
 LEAST_TRUST = 0.05
-"""Below that an engine is taken to cache no prefixes."""
+"""Below that an engine is taken to cache no prefixes, until it says otherwise."""
+LEAST_TOKENS = 1024.0
+"""A replica is not taken to hold less."""
 
 
 class Certainty(enum.StrEnum):
@@ -50,11 +54,15 @@ class Prefix:
 
 def sparse(keys: Sequence[int]) -> list[int]:
     """Those of `keys` that guesses are made with; which ones depends on their position alone."""
-    few = list(keys[:FINE])
-    if len(keys) > FINE:
-        few += keys[FINE + MIDDLE_STEP - 1 : MIDDLE : MIDDLE_STEP]
-        few += keys[MIDDLE + COARSE_STEP - 1 :: COARSE_STEP]
-    return few
+    return [key for few, _ in _grains(keys) for key in few]
+
+
+def _grains(keys: Sequence[int]) -> list[tuple[Sequence[int], int]]:
+    """The sparse keys from fine to coarse, with the blocks that each adds to the one before it."""
+    if len(keys) <= FINE:
+        return [(keys, 1)]
+    middle = keys[FINE + MIDDLE_STEP - 1 : MIDDLE : MIDDLE_STEP]
+    return [(keys[:FINE], 1), (middle, MIDDLE_STEP), (keys[MIDDLE + COARSE_STEP - 1 :: COARSE_STEP], COARSE_STEP)]
 
 
 _MIDDLE_END = FINE + (MIDDLE - FINE) // MIDDLE_STEP
@@ -77,28 +85,32 @@ class Slot:
     """
 
     __slots__ = (
-        "_answers",
         "_fits_tokens",
         "bit",
         "capacity_tokens",
         "certainty",
         "exact",
         "history",
+        "mask",
         "tokens",
         "trust",
+        "weight",
     )
 
     def __init__(self, bit: int, capacity_tokens: int) -> None:
         self.bit = bit
+        self.mask = 1 << bit
         self.certainty = Certainty.PREDICTED
-        self.exact: set[int] = set()
+        self.weight = 1.0
+        """What a guessed token counts for."""
+        self.exact: dict[int, None] = {}
+        """In the order in which they were stored: the beginning of a prompt before its end."""
         self.history: OrderedDict[int, float] = OrderedDict()
         """Sparse keys, the least recently used first, with the tokens that each adds to the one before it."""
         self.tokens = 0.0
         self.trust = 1.0
         self.capacity_tokens = capacity_tokens
         self._fits_tokens = float(capacity_tokens or DEFAULT_CAPACITY_TOKENS)
-        self._answers = 0
 
     def __repr__(self) -> str:
         return (
@@ -122,20 +134,30 @@ class Slot:
             self._fits_tokens = float(capacity_tokens or DEFAULT_CAPACITY_TOKENS)
 
     def answered(self, predicted_tokens: int, cached_tokens: int) -> None:
-        """The engine said how many tokens of a prompt it had; it was believed to have `predicted_tokens`."""
-        if self.certainty is Certainty.EXACT or predicted_tokens <= 0:
+        """The engine said how many tokens of a prompt it had; `PrefixIndex.match` had said `predicted_tokens`."""
+        if self.certainty is Certainty.EXACT:
             return
-        self._answers += 1
-        share = min(1.0, cached_tokens / predicted_tokens)
+        if self.certainty is Certainty.NONE and cached_tokens > 0:
+            share = 1.0
+        elif predicted_tokens > 0:
+            share = min(1.0, cached_tokens * self.trust / predicted_tokens)  # of the guess before it was discounted
+            self._fit(share)
+        else:
+            return
         self.trust += LEARN * (share - self.trust)
+        self.believed(Certainty.NONE if self.trust < LEAST_TRUST else Certainty.PREDICTED)
+
+    def believed(self, certainty: Certainty) -> None:
+        self.certainty = certainty
+        self.weight = 1.0 if certainty is Certainty.EXACT else self.trust if certainty is Certainty.PREDICTED else 0.0
+
+    def _fit(self, share: float) -> None:
+        """Learn how much it holds: less if much of what was guessed was gone, else more, up to what it told."""
         if share < 0.5:
-            self._fits_tokens = max(self._fits_tokens * 0.97, 1024.0)
-        elif self.tokens > 0.9 * self._fits_tokens and (
-            not self.capacity_tokens or self._fits_tokens < self.capacity_tokens
-        ):
-            self._fits_tokens *= 1.01
-        if self._answers >= 1.0 / LEARN:
-            self.certainty = Certainty.NONE if self.trust < LEAST_TRUST else Certainty.PREDICTED
+            self._fits_tokens = min(self._fits_tokens, max(self._fits_tokens * 0.97, LEAST_TOKENS))
+        elif self.tokens > 0.9 * self._fits_tokens:
+            most = float(self.capacity_tokens) if self.capacity_tokens else math.inf
+            self._fits_tokens = min(self._fits_tokens * 1.01, most)
 
 
 class PrefixIndex:
@@ -166,9 +188,10 @@ class PrefixIndex:
         return slot
 
     def close(self, slot: Slot) -> None:
-        """The replica is gone."""
-        self.clear(slot)
-        self._slots[slot.bit] = None
+        """The replica is gone. What is still told of it later changes nothing."""
+        if self._slots[slot.bit] is slot:
+            self.clear(slot)
+            self._slots[slot.bit] = None
 
     def match(self, prefix: Prefix) -> list[int]:
         """Leading tokens of the prompt that each replica holds, by `Slot.bit`."""
@@ -176,35 +199,38 @@ class PrefixIndex:
         keys = prefix.keys
         if not keys:
             return found
-        if self._exact:
-            depths = _depths(keys, self._exact)
-            for bit, depth in depths:
-                found[bit] = int(depth * prefix.block_tokens)
-        for bit, depth in _depths(sparse(keys), self._guessed):
-            slot = self._slots[bit]
-            if slot is not None and slot.certainty is not Certainty.NONE:
-                trust = slot.trust if slot.certainty is Certainty.PREDICTED else 1.0
-                tokens = int(blocks_up_to(depth - 1) * prefix.block_tokens * trust)
-                found[bit] = max(found[bit], tokens)
+        slots = self._slots
+        for mask, depth in _depths(keys, self._exact):
+            tokens = int(depth * prefix.block_tokens)
+            for slot in _among(slots, mask):
+                found[slot.bit] = tokens
+        for mask, depth in _depths(sparse(keys), self._guessed):
+            guessed = blocks_up_to(depth - 1) * prefix.block_tokens
+            for slot in _among(slots, mask):
+                tokens = int(guessed * slot.weight)
+                if tokens > found[slot.bit]:
+                    found[slot.bit] = tokens
         return found
 
     # What is guessed
 
     def insert(self, slot: Slot, prefix: Prefix) -> None:
         """The replica is sent this prompt: it will hold it."""
-        history, mask, guessed = slot.history, 1 << slot.bit, self._guessed
-        keys = sparse(prefix.keys)
-        for position in range(len(keys) - 1, -1, -1):  # the end of a prompt is forgotten before its beginning
-            key = keys[position]
-            if key in history:
-                history.move_to_end(key)
-                continue
-            before = blocks_up_to(position - 1) if position else 0
-            tokens = (blocks_up_to(position) - before) * prefix.block_tokens
-            history[key] = tokens
-            slot.tokens += tokens
-            guessed[key] = guessed.get(key, 0) | mask
-            self._entries += 1
+        if self._slots[slot.bit] is not slot:
+            return
+        history, mask, guessed = slot.history, slot.mask, self._guessed
+        for keys, blocks in reversed(_grains(prefix.keys)):  # the end of a prompt is forgotten before its beginning
+            tokens, before = blocks * prefix.block_tokens, len(history)
+            for key in reversed(keys):
+                if key in history:
+                    history.move_to_end(key)
+                    continue
+                history[key] = tokens
+                holders = guessed.get(key)
+                guessed[key] = mask if holders is None else holders | mask
+            added = len(history) - before
+            slot.tokens += added * tokens
+            self._entries += added
         self._shrink(slot)
 
     def forget(self, slot: Slot, prefix: Prefix) -> None:
@@ -218,61 +244,88 @@ class PrefixIndex:
     # What engines tell
 
     def stored(self, slot: Slot, keys: Iterable[int]) -> None:
-        exact, mask, known = self._exact, 1 << slot.bit, slot.exact
+        """The replica holds these blocks. Of one prompt, the beginning comes before the end."""
+        if self._slots[slot.bit] is not slot:
+            return
+        exact, mask, known = self._exact, slot.mask, slot.exact
         before = len(known)
         for key in keys:
-            known.add(key)
-            exact[key] = exact.get(key, 0) | mask
+            known[key] = None
+            holders = exact.get(key)
+            exact[key] = mask if holders is None else holders | mask
         self._entries += len(known) - before
+        self._bound()
 
     def removed(self, slot: Slot, keys: Iterable[int]) -> None:
         for key in keys:
             if key in slot.exact:
-                slot.exact.remove(key)
+                del slot.exact[key]
                 self._drop(self._exact, key, slot)
 
     def clear(self, slot: Slot) -> None:
         """The replica holds nothing."""
         self.removed(slot, list(slot.exact))
-        while slot.history:
-            self._forget_oldest(slot)
-        slot.tokens = 0.0
+        self._forget_oldest(slot, 0.0, len(slot.history))
 
     def certain(self, slot: Slot, certainty: Certainty) -> None:
-        """How the replica is known from now on. What it was known to hold is a guess once nobody tells of it."""
-        if certainty is not Certainty.EXACT and slot.exact:
-            known = list(slot.exact)
-            self.removed(slot, known)
-            share = slot.fits_tokens / len(known) if known else 0.0
-            for key in known:
-                if key not in slot.history:
-                    slot.history[key] = min(share, 16.0)
-                    slot.tokens += slot.history[key]
-                    self._guessed[key] = self._guessed.get(key, 0) | 1 << slot.bit
-                    self._entries += 1
-            self._shrink(slot)
-        slot.certainty = certainty
+        """How the replica is known from now on.
+
+        What was guessed is forgotten once the engine tells; what it told is a guess once it tells no more.
+        """
+        if certainty is slot.certainty:
+            return
+        slot.believed(certainty)
+        if certainty is Certainty.EXACT:
+            self._forget_oldest(slot, 0.0, len(slot.history))
+        elif slot.exact:
+            self._guess_on(slot)
+
+    def _guess_on(self, slot: Slot) -> None:
+        known = list(slot.exact)
+        known.reverse()  # the end of a prompt is forgotten before its beginning
+        self.removed(slot, known)
+        tokens = min(slot.fits_tokens / len(known), 16.0)
+        fresh = [key for key in known if key not in slot.history]
+        for key in fresh:
+            slot.history[key] = tokens
+            self._guessed[key] = self._guessed.get(key, 0) | slot.mask
+        slot.tokens += tokens * len(fresh)
+        self._entries += len(fresh)
+        self._shrink(slot)
 
     # Bounds
 
     def _shrink(self, slot: Slot) -> None:
-        while slot.tokens > slot.fits_tokens and slot.history:
-            self._forget_oldest(slot)
+        if slot.tokens > slot.fits_tokens:
+            self._forget_oldest(slot, slot.fits_tokens, len(slot.history))
+        self._bound()
+
+    def _bound(self) -> None:
         while self._entries > self._max_entries:
             fullest = max((s for s in self._slots if s is not None), key=lambda s: len(s.history))
             if not fullest.history:
                 return
-            for _ in range(min(len(fullest.history), 64)):
-                self._forget_oldest(fullest)
+            self._forget_oldest(fullest, 0.0, max(64, self._entries - self._max_entries))
 
-    def _forget_oldest(self, slot: Slot) -> None:
-        key, tokens = slot.history.popitem(last=False)
-        slot.tokens -= tokens
-        self._drop(self._guessed, key, slot)
+    def _forget_oldest(self, slot: Slot, down_to_tokens: float, most_keys: int) -> None:
+        """Until no more than `down_to_tokens` are left, or `most_keys` keys are forgotten."""
+        history, guessed, others, tokens = slot.history, self._guessed, ~slot.mask, slot.tokens
+        before = len(history)
+        left = max(0, before - most_keys)
+        while len(history) > left and (tokens > down_to_tokens or not down_to_tokens):
+            key, each = history.popitem(last=False)
+            tokens -= each
+            holders = guessed[key] & others
+            if holders:
+                guessed[key] = holders
+            else:
+                del guessed[key]
+        self._entries -= before - len(history)
+        slot.tokens = tokens if history else 0.0  # rounding must not add up
 
     def _drop(self, holders: dict[int, int], key: int, slot: Slot) -> None:
         self._entries -= 1
-        left = holders[key] & ~(1 << slot.bit)
+        left = holders[key] & ~slot.mask
         if left:
             holders[key] = left
         else:
@@ -280,32 +333,34 @@ class PrefixIndex:
 
 
 def _depths(keys: Sequence[int], holders: dict[int, int]) -> list[tuple[int, int]]:
-    """(bit, how many leading keys it holds) for each that holds any."""
+    """(bits of those that hold so many leading keys, how many) for each number of keys that is held."""
     get = holders.get
-    first = get(keys[0], 0)
-    if not first:
+    at_low = get(keys[0], 0)
+    if not at_low:
         return []
-    depths: list[tuple[int, int]] = []
-    last = len(keys) - 1
-    spans = [(0, last, first, get(keys[last], 0) & first)]
-    _note(depths, spans[0][3], last + 1)
+    high = len(keys) - 1
+    at_high = get(keys[high], 0) & at_low
+    depths = [(at_high, high + 1)] if at_high else []
+    spans = [(0, high, at_low, at_high)] if at_low != at_high else []
     while spans:
         low, high, at_low, at_high = spans.pop()
-        lost = at_low & ~at_high
-        if not lost:
-            continue
-        if high - low <= 1:
-            _note(depths, lost, low + 1)
-            continue
-        middle = (low + high) // 2
-        at_middle = get(keys[middle], 0) & at_low | at_high
-        spans.append((low, middle, at_low, at_middle))
-        spans.append((middle, high, at_middle, at_high))
+        while high - low > 1:  # some that hold the key at `low` do not hold that at `high`
+            middle = (low + high) >> 1
+            at_middle = get(keys[middle], 0) & at_low | at_high
+            if at_middle == at_low:
+                low = middle
+                continue
+            if at_middle != at_high:
+                spans.append((middle, high, at_middle, at_high))
+            high, at_high = middle, at_middle
+        depths.append((at_low & ~at_high, low + 1))
     return depths
 
 
-def _note(depths: list[tuple[int, int]], mask: int, depth: int) -> None:
-    while mask:
-        lowest = mask & -mask
-        depths.append((lowest.bit_length() - 1, depth))
-        mask ^= lowest
+def _among(slots: list[Slot | None], mask: int) -> list[Slot]:
+    """Those whose bits `mask` has."""
+    if not mask & (mask - 1):
+        one = slots[mask.bit_length() - 1]
+        return [one] if one is not None else []
+    bits = bin(mask)[:1:-1]
+    return [slot for slot, bit in zip(slots, bits, strict=False) if bit == "1" and slot is not None]
