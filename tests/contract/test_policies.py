@@ -16,13 +16,15 @@ from gateway.config import Deployment
 from router.load import ReplicaLoad
 from router.policies import POLICIES
 from router.types import Features, Policy
-from tests.contract.fleet import Traffic, shares
+from tests.contract.fleet import S_PER_TOKEN, Traffic, shares
 
 # Those that are here to be compared with, as published. What they fail is theirs; docs/guide/policies.md says it.
 _PIN_A_SHARED_PREFIX = {
     "cache_aware": "nothing spreads until one replica has 64 requests more than another",
     "weighted_scorers": "a prefix of 2/3 of the prompt outweighs any queue",
 }
+_STAY_WITH_THE_HOLDER = {"cache_aware", "kv_cost", "lmetric", "weighted_scorers"}
+"""Of idle replicas, the one that holds the prefix is chosen every time: the others never get it (R01)."""
 _TAKEN_FOR_EQUAL = {"marginal_latency": (0.05, 0.005)}
 """Shares of a cost, and costs, that a rule may overlook."""
 
@@ -84,16 +86,23 @@ def policy(policy_name: str) -> Policy:
     return POLICIES[policy_name](random.Random(7))
 
 
-def play(policy: Policy, views: Sequence[ReplicaLoad], calls: int, *, hold: bool) -> Counter[str]:
-    """How often each replica is chosen; `hold`: no call ends meanwhile."""
-    chosen: Counter[str] = Counter()
+def play(
+    policy: Policy, views: Sequence[ReplicaLoad], calls: int, *, hold: bool, prefix_tokens: int = 0
+) -> Counter[str]:
+    """How often each replica is chosen, a call a second.
+
+    hold:          no call ends meanwhile.
+    prefix_tokens: what all calls share; a replica holds it once it had one.
+    """
+    chosen: Counter[str] = Counter({view.name: 0 for view in views})
     for call in range(calls):
-        chosen_one = views[policy.choose(Features(100, now_s=float(call)), views)]
-        work = chosen_one.begin(100, 0, 10.0, float(call))
+        cached = [prefix_tokens if chosen[view.name] else 0 for view in views]
+        to = policy.choose(Features(prefix_tokens + 100, 10.0, cached, now_s=float(call)), views)
+        work = views[to].begin(prefix_tokens + 100, cached[to], 10.0, float(call))
         if not hold:
-            work.first_token(call + 0.01)
+            work.first_token(call + 0.01 + (prefix_tokens - cached[to]) * S_PER_TOKEN)
             work.close()
-        chosen[chosen_one.name] += 1
+        chosen[views[to].name] += 1
     return chosen
 
 
@@ -157,7 +166,16 @@ def test_paced_calls_that_never_overlap_still_spread(policy: Policy) -> None:
     """R01"""
     chosen = play(policy, [view(f"p-{i}") for i in range(4)], 400, hold=False)
     assert min(chosen.values()) >= 70
-    assert len(chosen) == 4
+
+
+def test_paced_calls_that_share_a_prefix_reach_every_replica(policy_name: str) -> None:
+    """R01: nobody stays idle because somebody else was first."""
+    views = [view(f"p-{i}") for i in range(4)]
+    chosen = play(POLICIES[policy_name](random.Random(7)), views, 400, hold=False, prefix_tokens=2000)
+    if policy_name in _STAY_WITH_THE_HOLDER:
+        assert sorted(chosen.values()) == [0, 0, 0, 400]
+    else:
+        assert min(chosen.values()) >= 40
 
 
 def test_calls_that_pile_up_are_shared_evenly(policy: Policy) -> None:
