@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.endings import REPLICAS, ask, left_by
+from tests.engines.anthropic_messages import START, TALK, block, event, named
 from tests.engines.clouds import answer, cloud, stream
-from tests.engines.test_anthropic import START, TALK, block, event, named
 from tests.harness import Json, chat, config_of, serving, streamed
 
 TEXT = named(START, *block(0, "text", {"type": "text_delta", "text": "So"}, text=""))

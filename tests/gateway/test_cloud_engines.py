@@ -17,9 +17,9 @@ from gateway.config import Config
 from gateway.config.checks import check
 from gateway.config.load import parse_config
 from gateway.config.secrets import secrets_of
+from tests.engines.anthropic_messages import START, TALK, USAGE, block, ending, event, named
 from tests.engines.clouds import Cloud, Json, answer, cloud, events, stream
 from tests.engines.server import Peer, engine_server
-from tests.engines.test_anthropic import START, TALK, USAGE, block, ending, event, named
 from tests.engines.test_azure import TENANT, authority
 from tests.engines.test_vertex import service_account, token
 from tests.harness import MODEL, Server, config_of, serving, streamed
