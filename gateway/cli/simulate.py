@@ -13,9 +13,10 @@ import typer
 
 from gateway.cli.output import say
 from gateway.simulator.batch import Batch, run_all
-from gateway.simulator.report import Outcome, Price, Slo
-from gateway.simulator.run import Setting
-from gateway.simulator.traces import BadTrace, read_trace
+from gateway.simulator.plan import Price, Setting
+from gateway.simulator.report import Outcome, Slo
+from gateway.simulator.trace import BadTrace
+from gateway.simulator.traces import read_trace
 from router.policies import POLICIES
 
 if TYPE_CHECKING:
@@ -67,16 +68,16 @@ def simulate(
     """
     names = _policies(policy)
     count, speed_of, rtt_of, price_of = _engines(replicas, speeds, rtts, prices)
-    setting = Setting(speed_of, rtt_of, scale, kv_tokens, step_tokens)
+    setting = Setting(speed_of, rtt_of, scale, kv_tokens, step_tokens, prices=price_of)
     try:
         played = read_trace(trace, limit)
     except BadTrace as error:
         _refuse(str(error))
-    if setting.shape(played.block_tokens).blocks < 1:
+    if kv_tokens < played.block_tokens:
         _refuse(f"--kv-tokens {kv_tokens} is less than one block of the trace, {played.block_tokens} tokens")
-    batch = Batch(played, setting, Slo(slo_ttft, tpot_s=slo_tpot), price_of)
+    batch = Batch(played, {name: setting.plan(name) for name in names}, Slo(slo_ttft, tpot_s=slo_tpot))
     with _progress(len(names) * seeds) as done:
-        outcomes = run_all(batch, names, seeds, processes, done)
+        outcomes = run_all(batch, seeds, processes, done)
     settings = {
         "trace": played.name,
         "requests": len(played.requests),

@@ -1,16 +1,17 @@
-"""Many runs: every policy with every seed, in as many processes as there are cores."""
+"""Many runs: every plan with every seed, in as many processes as there are cores."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
-from gateway.simulator.report import Outcome, Price, Slo, medians, outcome
-from gateway.simulator.run import Setting, simulate
-from gateway.simulator.traces import Trace
+from gateway.simulator.plan import Plan
+from gateway.simulator.report import Outcome, Slo, medians, outcome
+from gateway.simulator.run import simulate_plan
+from gateway.simulator.trace import Trace
 
 SMALL = 40_000
 """Requests in all runs together up to which starting processes costs more than it gains."""
@@ -18,34 +19,29 @@ SMALL = 40_000
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What the runs have in common."""
+    """What is to be compared. plans: by the name that it has in the answer."""
 
     trace: Trace
-    setting: Setting
+    plans: Mapping[str, Plan]
     slo: Slo = field(default_factory=Slo)
-    prices: tuple[Price, ...] = ()
 
-    def outcome(self, policy: str, seed: int) -> Outcome:
-        return outcome(simulate(self.trace, self.setting, policy, seed), self.setting.cost, self.slo, self.prices)
+    def outcome(self, name: str, seed: int) -> Outcome:
+        plan = self.plans[name]
+        return outcome(simulate_plan(self.trace, plan, seed), plan, self.slo)
 
 
 def run_all(
-    batch: Batch,
-    policies: Sequence[str],
-    seeds: int,
-    processes: int = 0,
-    done: Callable[[], None] = lambda: None,
+    batch: Batch, seeds: int, processes: int = 0, done: Callable[[], object] = lambda: None
 ) -> dict[str, Outcome]:
-    """By policy, the medians over the seeds 1 to `seeds`. How many processes there are changes nothing but the time.
+    """By plan, the medians over the seeds 1 to `seeds`. How many processes there are changes nothing but the time.
 
     Args:
-        batch: trace, engines, targets.
-        policies: names from `router.policies.POLICIES`.
-        seeds: how many runs of each policy.
-        processes: 0: one per core.
+        batch: what to run.
+        seeds: how many runs of each plan.
+        processes: 0: one per core, or none if there is little to do.
         done: called after each run.
     """
-    runs = [(policy, seed) for policy in policies for seed in range(1, seeds + 1)]
+    runs = [(name, seed) for name in batch.plans for seed in range(1, seeds + 1)]
     count = min(processes or os.cpu_count() or 1, len(runs))
     if count == 1 or (not processes and len(runs) * len(batch.trace.requests) <= SMALL):
         outcomes = {}
@@ -54,11 +50,11 @@ def run_all(
             done()
     else:
         outcomes = _spread(batch, runs, count, done)
-    return {policy: medians([outcomes[policy, seed] for seed in range(1, seeds + 1)]) for policy in policies}
+    return {name: medians([outcomes[name, seed] for seed in range(1, seeds + 1)]) for name in batch.plans}
 
 
 def _spread(
-    batch: Batch, runs: Sequence[tuple[str, int]], processes: int, done: Callable[[], None]
+    batch: Batch, runs: Sequence[tuple[str, int]], processes: int, done: Callable[[], object]
 ) -> dict[tuple[str, int], Outcome]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _remember, (batch,)) as pool:
@@ -78,5 +74,5 @@ def _remember(batch: Batch) -> None:
     _shared[:] = [batch]
 
 
-def _one(policy: str, seed: int) -> Outcome:
-    return _shared[0].outcome(policy, seed)
+def _one(name: str, seed: int) -> Outcome:
+    return _shared[0].outcome(name, seed)

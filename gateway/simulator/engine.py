@@ -6,12 +6,12 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.simulator.blocks import BlockCache, Holders
 
 if TYPE_CHECKING:
-    from gateway.simulator.traces import Request
+    from gateway.simulator.trace import Request
     from router.load import Work
 
 NEVER = math.inf
@@ -62,13 +62,14 @@ class EngineShape:
 class Job:
     """One request on its way through an engine. Times are those at the client.
 
+    engine: its number; -1: the request was refused.
     cached_tokens: of the prompt, what the engine held when it began; -1: it never began.
     first_s, ended_s: when the first and the last token arrived.
     """
 
     __slots__ = ("cached_tokens", "ended_s", "engine", "first_s", "position", "private", "request", "work")
 
-    def __init__(self, request: Request, engine: int, work: Work) -> None:
+    def __init__(self, request: Request, engine: int = -1, work: Work | None = None) -> None:
         self.request = request
         self.engine = engine
         self.work = work
@@ -77,6 +78,25 @@ class Job:
         self.ended_s = NEVER
         self.position = 0
         self.private = 0
+
+
+class Server(Protocol):
+    """What answers requests in virtual time.
+
+    next_s: when it has something to tell; `NEVER`: not before it is sent more.
+    """
+
+    next_s: float
+
+    def takes(self, request: Request) -> bool:
+        """Whether it could ever run the request."""
+        ...
+
+    def submit(self, job: Job, now_s: float) -> None: ...
+
+    def advance(self) -> tuple[list[Job], list[Job]]:
+        """The clock stands at `next_s`: who has the first token now, and who the last."""
+        ...
 
 
 class Engine:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway.simulator.blocks import Holders
-from gateway.simulator.traces import Request
+from gateway.simulator.trace import Request
+from router.prefix import Prefix, PrefixIndex
 
 
 class Knowledge(Protocol):
@@ -80,3 +81,28 @@ class Exact:
             lowest = mask & -mask
             cached[lowest.bit_length() - 1] = tokens
             mask ^= lowest
+
+
+class Predicted:
+    """What the gateway's own index makes of what the engines were sent and of what they say they had cached."""
+
+    def __init__(self, engines: int, kv_tokens: int, block_tokens: int) -> None:
+        self._index = PrefixIndex()
+        self._slots = [self._index.open(kv_tokens) for _ in range(engines)]
+        self._block_tokens = float(block_tokens)
+
+    def cached(self, request: Request) -> list[int]:
+        held = self._index.match(self._prefix(request))
+        return [held[slot.bit] for slot in self._slots]
+
+    def sent(self, request: Request, engine: int) -> None:
+        self._index.insert(self._slots[engine], self._prefix(request))
+
+    def prefilled(self, request: Request, engine: int) -> None:
+        pass
+
+    def answered(self, request: Request, engine: int, predicted_tokens: int, cached_tokens: int) -> None:
+        self._slots[engine].answered(predicted_tokens, cached_tokens)
+
+    def _prefix(self, request: Request) -> Prefix:
+        return Prefix(request.keys, self._block_tokens)

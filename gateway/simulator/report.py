@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from gateway.simulator.engine import NEVER, EngineCost, Job
+from gateway.simulator.plan import Plan
 
 CURVE_POINTS = 200
 """Of a distribution, what is kept for plots: as many quantiles, evenly spaced."""
@@ -30,14 +31,6 @@ class Slo:
 
 
 @dataclass(frozen=True, slots=True)
-class Price:
-    """USD for a million tokens at one engine."""
-
-    input_usd: float
-    output_usd: float
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
     """Of one run. `figures` by name, None where there was nothing to measure; `curves`: quantiles in seconds."""
 
@@ -45,8 +38,9 @@ class Outcome:
     curves: dict[str, list[float]]
 
 
-def outcome(jobs: Sequence[Job], cost: EngineCost, slo: Slo, prices: Sequence[Price] = ()) -> Outcome:
+def outcome(jobs: Sequence[Job], plan: Plan, slo: Slo) -> Outcome:
     """The figures of one run."""
+    cost = plan.cost
     done = [job for job in jobs if job.ended_s != NEVER]
     times = {
         "ttft": sorted(job.first_s - job.request.arrival_s for job in done),
@@ -70,8 +64,8 @@ def outcome(jobs: Sequence[Job], cost: EngineCost, slo: Slo, prices: Sequence[Pr
         "output_tokens_per_s": sum(j.request.output_tokens for j in done) / lasted_s if lasted_s > 0.0 else None,
         "fairness": _fairness(done, cost),
     }
-    if prices:
-        figures["price_usd"] = math.fsum(_price(job, prices[job.engine]) for job in done)
+    if any(engine.price is not None for engine in plan.engines):
+        figures["price_usd"] = math.fsum(_price_usd(job, plan) for job in done)
     return Outcome(figures, {name: _curve(ordered) for name, ordered in times.items()})
 
 
@@ -112,12 +106,14 @@ def _fairness(done: Sequence[Job], cost: EngineCost) -> float | None:
         request = job.request
         decode_s = cost.decode_s(request.output_tokens - 1, 1, request.prompt_tokens + 1)
         alone_s = cost.prefill_s(request.prompt_tokens) + decode_s
-        speeds.setdefault(request.tenant, []).append(alone_s / (job.ended_s - request.arrival_s))
+        speeds.setdefault(request.caller.tenant, []).append(alone_s / (job.ended_s - request.arrival_s))
     return jain([math.fsum(of_one) / len(of_one) for of_one in speeds.values()])
 
 
-def _price(job: Job, price: Price) -> float:
-    request = job.request
+def _price_usd(job: Job, plan: Plan) -> float:
+    price, request = plan.engines[job.engine].price, job.request
+    if price is None:
+        return 0.0
     return (request.prompt_tokens * price.input_usd + request.output_tokens * price.output_usd) / 1e6
 
 

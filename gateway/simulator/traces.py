@@ -1,64 +1,26 @@
-"""Traces: who asked when, with how many tokens, and which blocks the prompts share. Mooncake, Azure, the access log."""
+"""Reads traces: Mooncake's format, Azure's, and the access log."""
 
 from __future__ import annotations
 
 import csv
-import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 import msgspec
+
+from gateway.simulator.access_trace import read_log
+from gateway.simulator.trace import BadTrace, Request, Trace, trace_of
 
 MOONCAKE_BLOCK_TOKENS = 512
 BLOCK_TOKENS = 16
 """Where a trace says nothing of blocks: what engines use by default."""
 JITTER_S = 3.0
 """Mooncake's timestamps come in bunches this far apart."""
-
-
-class BadTrace(Exception):
-    """A trace cannot be read; the message says where and why."""
-
-
-@dataclass(slots=True)
-class Request:
-    """One row.
-
-    keys:    one per full block of the prompt but the last token, each for the block and all that came before it.
-    tenant:  who is charged; empty: the trace does not say.
-    session: what keeps the requests of one conversation together; empty: the trace does not say.
-    """
-
-    arrival_s: float
-    prompt_tokens: int
-    output_tokens: int
-    keys: Sequence[int] = ()
-    tenant: str = ""
-    session: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """Requests in the order of their arrival.
-
-    jitter_s: arrivals were rounded; the true ones lie up to this much later.
-    prefixes: whether anything is known of shared prefixes.
-    """
-
-    name: str
-    requests: list[Request]
-    block_tokens: int
-    jitter_s: float = 0.0
-    prefixes: bool = True
-
-    def arrivals(self, seed: int, scale: float) -> list[Request]:
-        """The requests as one run sees them: jittered by the seed, at `scale` times the speed, from second 0 on."""
-        rng = random.Random(f"{seed}:arrivals")  # noqa: S311 - it must repeat
-        rows = [replace(r, arrival_s=(r.arrival_s + rng.random() * self.jitter_s) / scale) for r in self.requests]
-        rows.sort(key=lambda row: row.arrival_s)
-        return rows
+MOST_TURNS = 16
+"""A block that no more requests share than this belongs to one conversation, however short the trace."""
 
 
 class _MooncakeRow(msgspec.Struct):
@@ -69,7 +31,7 @@ class _MooncakeRow(msgspec.Struct):
 
 
 def read_trace(path: Path, limit: int | None = None) -> Trace:
-    """The first `limit` requests of a trace in any of the known formats.
+    """The first `limit` requests of a trace in any of the known formats; an access log of the gateway is one.
 
     Raises:
         BadTrace: it cannot be read, is of no known format, or has a bad line.
@@ -82,11 +44,13 @@ def read_trace(path: Path, limit: int | None = None) -> Trace:
                 return _azure(path, lines, limit)
             if '"hash_ids"' in head:
                 return _mooncake(path, lines, limit)
+            if '"duration_ms"' in head:
+                return read_log(path, lines, limit).trace
     except (OSError, UnicodeDecodeError) as error:
         raise BadTrace(f"{path}: {error.strerror if isinstance(error, OSError) else 'not UTF-8 text'}") from error
     raise BadTrace(
         f"{path}:1: neither a Mooncake trace (JSON lines with `hash_ids`), nor an Azure trace (CSV that begins "
-        "with TIMESTAMP), nor an access log of this gateway (JSON lines with `time`)"
+        "with TIMESTAMP), nor an access log of this gateway (JSON lines with `duration_ms`)"
     )
 
 
@@ -104,7 +68,8 @@ def _mooncake(path: Path, lines: Iterator[str], limit: int | None) -> Trace:
             raise BadTrace(f"{path}:{number}: {error}") from None
         keys = row.hash_ids[: max(0, row.input_length - 1) // MOONCAKE_BLOCK_TOKENS]
         requests.append(_request(path, number, row.timestamp / 1e3, row.input_length, row.output_length, keys))
-    return _trace(path, requests, MOONCAKE_BLOCK_TOKENS, JITTER_S)
+    _name_sessions(requests)
+    return trace_of(path, requests, MOONCAKE_BLOCK_TOKENS, JITTER_S)
 
 
 def _azure(path: Path, lines: Iterator[str], limit: int | None) -> Trace:
@@ -122,24 +87,19 @@ def _azure(path: Path, lines: Iterator[str], limit: int | None) -> Trace:
             raise BadTrace(f"{path}:{number}: {','.join(row)[:100]!r} {problem}") from None
         start = start or at
         requests.append(_request(path, number, (at - start).total_seconds(), prompt, output, ()))
-    return _trace(path, requests, BLOCK_TOKENS, prefixes=False)
+    return trace_of(path, requests, BLOCK_TOKENS)
 
 
-def _request(
-    path: Path, number: int, arrival_s: float, prompt: int, output: int, keys: Sequence[int], tenant: str = ""
-) -> Request:
+def _request(path: Path, number: int, arrival_s: float, prompt: int, output: int, keys: Sequence[int]) -> Request:
     if prompt < 0 or output < 0:
         raise BadTrace(f"{path}:{number}: {min(prompt, output)} tokens; a length cannot be negative")
-    return Request(arrival_s, max(1, prompt), max(1, output), keys, tenant)
+    return Request(arrival_s, max(1, prompt), max(1, output), keys)
 
 
-def _trace(
-    path: Path, requests: list[Request], block_tokens: int, jitter_s: float = 0.0, *, prefixes: bool = True
-) -> Trace:
-    if not requests:
-        raise BadTrace(f"{path}: no requests in it")
-    requests.sort(key=lambda request: request.arrival_s)
-    first_s = requests[0].arrival_s
+def _name_sessions(requests: Sequence[Request]) -> None:
+    """A conversation is what shares a block that few share: what many share is a system prompt."""
+    shared = Counter(chain.from_iterable(request.keys for request in requests))
+    few = max(MOST_TURNS, len(requests) // 100)
     for request in requests:
-        request.arrival_s -= first_s
-    return Trace(path.name, requests, block_tokens, jitter_s, prefixes)
+        first = next((key for key in request.keys if shared[key] <= few), None)
+        request.session = "" if first is None else str(first)
