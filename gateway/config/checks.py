@@ -15,6 +15,7 @@ from gateway.config.failure_checks import failure_findings
 from gateway.config.launch_checks import PYTHON_KINDS, python_engine, ray, shared_gpus
 from gateway.config.pool_checks import pool_sources
 from gateway.config.problems import Finding, KeyPath, did_you_mean
+from gateway.config.prompt_checks import prompt_findings
 from gateway.config.queue_checks import queue_findings
 from gateway.config.residency_checks import residency_findings
 from gateway.config.template_checks import engine_template
@@ -40,6 +41,7 @@ def check(config: Config, variables: _Variables | None = None) -> list[Finding]:
         *failure_findings(config),
         *queue_findings(config),
         *residency_findings(config),
+        *prompt_findings(config),
         *_names(config),
         *_unused(config),
     ]

@@ -12,6 +12,7 @@ from gateway.config.engine_options import EngineOptions
 from gateway.config.failure_options import Fallbacks, Hedge
 from gateway.config.pool_options import DnsOptions, KubernetesOptions, ProbeOptions, ScaleToZero, WarmUp
 from gateway.config.price_options import PriceOptions
+from gateway.config.prompt_options import PromptOptions
 from gateway.config.queue_options import QueueOptions
 from gateway.config.residency_options import Residency, Site
 from gateway.config.sites import likely_site
@@ -145,7 +146,7 @@ class Pool(Section):
         return not self.urls and not self.discovered
 
 
-class Variant(Section):
+class Variant(PromptOptions):
     """One build of a deployment's model."""
 
     pools: Annotated[list[str], Field(min_length=1)]
