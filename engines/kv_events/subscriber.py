@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 from engines.kv_events.codec import Batch, Malformed, decode
@@ -29,8 +29,8 @@ MESSAGE_BLOCKS = 32
 CONNECT_S = 10.0
 REPLAY_S = 5.0
 """Longest pause in a replay. An engine answers between two of its steps."""
-QUIET_S = 1.0
-"""After that long without a message the last ones may be lost: the engine is asked, once."""
+QUIET_S = 0.2
+"""After that long without a message the last ones may be lost: the engine is asked, once. It has little else to do."""
 MAX_REPLAYS = 100
 """For one gap. Each has to bring something; an engine sends at most some thousand messages at once."""
 
@@ -81,8 +81,10 @@ class Subscriber:
     def __repr__(self) -> str:
         return f"<Subscriber {self.source.endpoint} {self._sequence!r} {self.tracker!r}>"
 
-    async def run(self) -> None:
+    async def run(self, connected: Callable[[], None] | None = None) -> None:
         """Follow the publisher until its connection is lost. May be called again, with another `source` too.
+
+        connected: called once the connection stands, and what was missed before it has been read.
 
         Raises:
             MissingLibrary: pyzmq is not installed.
@@ -92,7 +94,10 @@ class Subscriber:
             try:
                 await live.connected(self._connect_s)
                 self._sequence.reconnected()
-                await self._catch_up()
+                if not await self._catch_up():
+                    self.tracker.suspend()  # until its next message shows whether it is the engine that it was
+                if connected is not None:
+                    connected()
                 while True:
                     frames = await live.receive(self._quiet_s)
                     if frames is not None:
@@ -107,7 +112,7 @@ class Subscriber:
     async def _take(self, frames: list[bytes]) -> None:
         message = message_in(frames)
         if message is None:
-            self.malformed += 1
+            self._garbled(f"a message of {len(frames)} frames has no number")
             return
         number, payload = message
         batch = self._read(payload)
@@ -116,10 +121,10 @@ class Subscriber:
             return
         if verdict is Verdict.RESTART:
             self._restarted()
-        if number > self._sequence.next:
+        while (missing := number - self._sequence.next) > 0:
             await self._catch_up()
-        if number > self._sequence.next:
-            self._lost(number)
+            if number - self._sequence.next == missing:
+                self._lost(number)
         if number == self._sequence.next:
             if self.tracker.suspended:
                 await self._in_turns(self.tracker.resume())
@@ -139,10 +144,14 @@ class Subscriber:
         try:
             return decode(payload)
         except Malformed as error:
-            self.malformed += 1
-            if self.malformed == 1:
-                logger.warning("%s: %s", self.source.endpoint, error)
+            self._garbled(str(error))
             return _UNREADABLE
+
+    def _garbled(self, what: str) -> None:
+        """Said once: a publisher that speaks another language does so all the time."""
+        self.malformed += 1
+        if self.malformed == 1:
+            logger.warning("%s: %s", self.source.endpoint, what)
 
     async def _in_turns(self, steps: Iterator[int]) -> None:
         """Go through all steps, giving the event loop its turn now and then."""
@@ -170,24 +179,25 @@ class Subscriber:
 
     # Messages that were missed
 
-    async def _catch_up(self) -> None:
-        """Read what the engine still has of what was not read. Says nothing of whether that is all."""
+    async def _catch_up(self) -> bool:
+        """Read what the engine still has of what was not read. False: it cannot be asked."""
         self._unchecked = False
         if not self.source.replay_endpoint:
-            return
+            return False
         for _ in range(MAX_REPLAYS):
             before = self._sequence.next
             ended = await self._replay()
             if ended is _Replay.COMPLETE:
                 if self._sequence.next == 0:
                     self.tracker.begin()  # it has told nothing since it began
-                if self.tracker.suspended:
+                elif self.tracker.suspended:
                     await self._in_turns(self.tracker.resume())
-                return
+                return True
             if ended is _Replay.OTHER:
                 self._restarted()
             elif ended is _Replay.SILENT or self._sequence.next == before:
-                return
+                break
+        return False
 
     async def _replay(self) -> _Replay:
         """Ask for the message that was read last and all after it: if it is not that one, the engine began anew."""

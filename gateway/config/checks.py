@@ -12,6 +12,7 @@ from gateway.config import Config, Deployment, Key, Pool
 from gateway.config.aws_checks import aws_engine
 from gateway.config.cloud_checks import cloud_engine
 from gateway.config.failure_checks import failure_findings
+from gateway.config.kv_checks import kv_events
 from gateway.config.launch_checks import PYTHON_KINDS, python_engine, ray, shared_gpus
 from gateway.config.pool_checks import pool_sources
 from gateway.config.problems import Finding, KeyPath, did_you_mean
@@ -152,6 +153,7 @@ def _pools(config: Config) -> Iterator[Finding]:
         yield from aws_engine(pool, here)
         yield from cloud_engine(pool, here)
         yield from engine_template(pool, here)
+        yield from kv_events(pool, here)
         if pool.engine.ca_file is not None:
             yield from _file((*here, "engine", "ca_file"), pool.engine.ca_file)
 

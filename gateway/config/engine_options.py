@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr
 from gateway.config.aws_options import AwsOptions
 from gateway.config.base import Positive, Section
 from gateway.config.cloud_options import AnthropicOptions, AzureOptions, GoogleOptions
+from gateway.config.kv_options import KvEvents
 from gateway.config.ray_options import RayOptions
 from gateway.config.template_options import TemplateOptions
 
@@ -70,6 +71,8 @@ class EngineOptions(Section):
     """Where the gateway starts the engines: on this machine, or on a Ray cluster (needs the extra `ray`)."""
     ray: RayOptions = RayOptions()
     """With `launcher: ray`: which cluster, and how many replicas."""
+    kv_events: KvEvents = KvEvents()
+    """What the engine tells of its KV cache."""
     start_timeout_s: Positive = 600.0
     """An engine that does not serve this long after its start is stopped and started again."""
     azure: AzureOptions = AzureOptions()
