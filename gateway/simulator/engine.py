@@ -12,6 +12,7 @@ from gateway.simulator.blocks import BlockCache, Holders
 
 if TYPE_CHECKING:
     from gateway.simulator.trace import Request
+    from router.fair_queue import Entry
     from router.load import Work
 
 NEVER = math.inf
@@ -34,9 +35,21 @@ class EngineCost:
     decode_request_s: float = 0.00041928
     decode_token_s: float = 1.4205e-7
 
-    def prefill_s(self, tokens: int) -> float:
-        """A whole prompt, on an engine that holds nothing of it and does nothing else."""
-        return self.prefill_request_s + self.prefill_token_s * tokens + self.prefill_token2_s * tokens * tokens
+    def paced(self, prefill: float, decode: float) -> EngineCost:
+        """Of an engine that prefills and decodes at so many times this speed."""
+        return EngineCost(
+            self.prefill_request_s / prefill,
+            self.prefill_token_s / prefill,
+            self.prefill_token2_s / prefill,
+            self.decode_step_s / decode,
+            self.decode_request_s / decode,
+            self.decode_token_s / decode,
+        )
+
+    def prefill_s(self, tokens: int, cached_tokens: int = 0) -> float:
+        """A prompt, on an engine that does nothing else and holds so many of its tokens."""
+        linear_s = self.prefill_token_s * (tokens - cached_tokens)
+        return self.prefill_request_s + linear_s + self.prefill_token2_s * (tokens**2 - cached_tokens**2)
 
     def decode_s(self, steps: int, requests: int, context_tokens: int) -> float:
         """So many steps of so many requests, whose contexts grow by a token a step."""
@@ -62,17 +75,19 @@ class EngineShape:
 class Job:
     """One request on its way through an engine. Times are those at the client.
 
+    work, entry: what it is in the gateway's books, and in its queue.
     engine: its number; -1: the request was refused.
     cached_tokens: of the prompt, what the engine held when it began; -1: it never began.
     first_s, ended_s: when the first and the last token arrived.
     """
 
-    __slots__ = ("cached_tokens", "ended_s", "engine", "first_s", "position", "private", "request", "work")
+    __slots__ = ("cached_tokens", "ended_s", "engine", "entry", "first_s", "position", "private", "request", "work")
 
     def __init__(self, request: Request, engine: int = -1, work: Work | None = None) -> None:
         self.request = request
         self.engine = engine
         self.work = work
+        self.entry: Entry[Request] | None = None
         self.cached_tokens = -1
         self.first_s = NEVER
         self.ended_s = NEVER

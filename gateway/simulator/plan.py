@@ -24,6 +24,7 @@ class EngineSpec:
     """One engine, or one endpoint behind which there are as many as it takes.
 
     speed:   its share of the speed that the costs are for.
+    cost:    its own costs; None: those of the plan.
     rtt_s:   its round trip.
     max_in_flight: requests that it is sent at once; None: no limit.
     elastic: whether it takes any number of requests without slowing down, and caches no prefixes. `ttft_s` and `tpot_s`
@@ -35,9 +36,26 @@ class EngineSpec:
     rtt_s: float = 0.0
     max_in_flight: int | None = None
     price: Price | None = None
+    cost: EngineCost | None = None
     elastic: bool = False
     ttft_s: float = 0.5
     tpot_s: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSpec:
+    """Where requests wait in the gateway while no engine has a place for them; as the section `queue` of a deployment.
+
+    hold_over_s: an engine has no place while the prompts ahead there are predicted to take longer than this.
+    classes: by the name of a key.
+    """
+
+    max_waiting: int = 1000
+    max_wait_s: float = 60.0
+    hold_over_s: float = 2.0
+    age_s: float = 10.0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    classes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +63,14 @@ class Route:
     """How the requests for one deployment go.
 
     variants:  weight, and the engines that are chosen among.
-    fallbacks: deployments that are asked in its place when all its engines are at their limits.
+    fallbacks: deployments that are asked in its place when no engine has a place.
+    queue:     None: such requests are refused at once.
     """
 
     policy: str
     variants: tuple[tuple[float, Sequence[int]], ...]
     fallbacks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class QueueSpec:
-    """Where requests wait while all engines are at their limits.
-
-    limit: requests in it. max_wait_s: after so long a request is refused.
-    """
-
-    limit: int
-    max_wait_s: float = 60.0
-    weights: Mapping[str, float] = field(default_factory=dict)
+    queue: QueueSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,6 @@ class Plan:
     routes: Mapping[str, Route]
     key_limits: Mapping[str, int] = field(default_factory=dict)
     allowed: Mapping[str, frozenset[int]] = field(default_factory=dict)
-    queue: QueueSpec | None = None
     scale: float = 1.0
     kv_tokens: int = 1500 * 512
     step_tokens: int = 8192
@@ -97,7 +104,8 @@ class Setting:
     """Engines for one deployment, and how hard they are driven: what policies are compared on.
 
     speeds, rtts_s, prices: one per engine; no prices: nothing is said of money.
-    max_in_flight: requests at one engine at most; those beyond wait in the gateway, `queue` of them, or are refused.
+    max_in_flight: requests at one engine at most.
+    queue: None: nobody waits in the gateway, and what is over `max_in_flight` is refused.
     """
 
     speeds: tuple[float, ...] = (1.0,) * 8
@@ -125,8 +133,7 @@ class Setting:
         )
         return Plan(
             tuple(specs),
-            {"": Route(policy, ((1.0, everyone),))},
-            queue=self.queue,
+            {"": Route(policy, ((1.0, everyone),), queue=self.queue)},
             scale=self.scale,
             kv_tokens=self.kv_tokens,
             step_tokens=self.step_tokens,
