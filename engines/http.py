@@ -85,6 +85,18 @@ class HttpEngine:
     async def healthy(self) -> bool:
         return await self._answers_well(HEALTH_LIMITS)
 
+    async def get(self, path: str, limits: Timeouts, limit_bytes: int) -> tuple[int, bytes]:
+        """Status and whole body of what is at `path`.
+
+        Raises:
+            EngineError: there is no answer, or one of more than `limit_bytes`.
+        """
+        response = await self._send(self._head("GET", path) + b"\r\n", limits)
+        try:
+            return response.status, await response.read(limit_bytes)
+        finally:
+            response.abort()
+
     async def aclose(self) -> None:
         self._closed = True
         while self._idle:

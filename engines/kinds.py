@@ -25,12 +25,43 @@ class Unknown(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LoadMetrics:
-    """Names on the server's Prometheus page. kv_usage: share of the KV cache in use, 0 to 1."""
+    """Names on the server's Prometheus page: `name`; `name{label="value"}`, the series with that label alone; or
+    `name[label]`, a number that stands in a label. Where there are several, the first that the page has counts.
+
+    running, waiting: requests.
+    kv_usage:      share of the KV cache in use, 0 to 1.
+    kv_tokens:     tokens that fit the KV cache.
+    block_tokens:  tokens in a block of it.
+    blocks:        blocks in it, for want of `kv_tokens`.
+    prompts:       requests ever taken or answered.
+    prompt_tokens: those of these prompts, the cached ones included.
+    cached_tokens: of these, those that were found in the KV cache.
+    path:          where the page is.
+    """
 
     running: str
     waiting: str
     kv_usage: str | None = None
+    kv_tokens: tuple[str, ...] = ()
+    block_tokens: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
+    prompts: str | None = None
+    prompt_tokens: str | None = None
+    cached_tokens: str | None = None
     path: str = "/metrics"
+
+
+_VLLM_LOAD = LoadMetrics(
+    "vllm:num_requests_running",
+    "vllm:num_requests_waiting",
+    "vllm:kv_cache_usage_perc",
+    kv_tokens=("vllm:cache_config_info[kv_cache_size_tokens]",),
+    block_tokens=("vllm:cache_config_info[block_size]",),
+    blocks=("vllm:cache_config_info[num_gpu_blocks]",),
+    prompts="vllm:request_success_total",
+    prompt_tokens="vllm:prompt_tokens_total",
+    cached_tokens="vllm:prompt_tokens_cached_total",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +98,7 @@ SERVERS: Mapping[str, ServerKind] = {
         "vllm",
         version_path="/version",
         metrics_prefix="vllm:",
-        load=LoadMetrics("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"),
+        load=_VLLM_LOAD,
         full="503 without `retry-after`, with `--max-num-queued-reqs`; else requests wait",
         usage=StreamUsage.ON_REQUEST,
         unknown_fields=Unknown.IGNORED,
@@ -83,7 +114,7 @@ SERVERS: Mapping[str, ServerKind] = {
         "llamacpp",
         version_path="/props",
         metrics_prefix="llamacpp:",
-        load=LoadMetrics("llamacpp:requests_processing", "llamacpp:requests_deferred"),
+        load=LoadMetrics("llamacpp:requests_processing", "llamacpp:requests_deferred", "llamacpp:kv_cache_usage_ratio"),
         full="never: requests wait for a slot",
         usage=StreamUsage.ON_REQUEST,
         unknown_fields=Unknown.IGNORED,
@@ -129,7 +160,7 @@ SERVERS: Mapping[str, ServerKind] = {
         "fake",
         version_path="/version",
         metrics_prefix="vllm:",
-        load=LoadMetrics("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"),
+        load=_VLLM_LOAD,
         full="503, with `--max-queue`",
         usage=StreamUsage.ON_REQUEST,
         unknown_fields=Unknown.IGNORED,
@@ -141,7 +172,17 @@ SERVERS: Mapping[str, ServerKind] = {
         "openai",
         version_path="/get_server_info",
         metrics_prefix="sglang:",
-        load=LoadMetrics("sglang:num_running_reqs", "sglang:num_queue_reqs", "sglang:token_usage"),
+        load=LoadMetrics(
+            "sglang:num_running_reqs",
+            "sglang:num_queue_reqs",
+            "sglang:token_usage",
+            kv_tokens=("sglang:max_total_num_tokens",),
+            block_tokens=("sglang:page_size", "sglang:cache_config_info[page_size]"),
+            blocks=("sglang:num_pages", "sglang:cache_config_info[num_pages]"),
+            prompts="sglang:num_requests_total",
+            prompt_tokens="sglang:prompt_tokens_total",
+            cached_tokens="sglang:cached_tokens_total",
+        ),
         full="503, with `--max-queued-requests`",
     ),
     "tgi": ServerKind(
@@ -149,10 +190,27 @@ SERVERS: Mapping[str, ServerKind] = {
         "openai",
         version_path="/info",
         metrics_prefix="tgi_",
-        load=LoadMetrics("tgi_batch_current_size", "tgi_queue_size"),
+        load=LoadMetrics(
+            "tgi_batch_current_size",
+            "tgi_queue_size",
+            prompts="tgi_request_input_length_count",
+            prompt_tokens="tgi_request_input_length_sum",
+        ),
         full="429",
     ),
-    "tensorrt-llm": ServerKind("TensorRT-LLM", "openai", version_path="/version"),
+    "tensorrt-llm": ServerKind(
+        "TensorRT-LLM",
+        "openai",
+        version_path="/version",
+        load=LoadMetrics(
+            "trtllm_num_requests_running",
+            "trtllm_num_requests_waiting",
+            "trtllm_kv_cache_utilization",
+            block_tokens=("trtllm_kv_cache_tokens_per_block",),
+            blocks=("trtllm_kv_cache_max_blocks",),
+            path="/prometheus/metrics",
+        ),
+    ),
     "ollama": ServerKind(
         "Ollama", "openai", health_path="/", version_path="/api/version", full="503, beyond `OLLAMA_MAX_QUEUE`"
     ),
@@ -163,7 +221,17 @@ SERVERS: Mapping[str, ServerKind] = {
         health_path="/v2/health/ready",
         version_path="/v2",
         metrics_prefix="nv_",
-        quirks=("OpenAI's protocol comes with its OpenAI frontend alone; without it, see `kserve`",),
+        load=LoadMetrics(
+            'nv_trt_llm_request_metrics{request_type="scheduled"}',
+            'nv_trt_llm_request_metrics{request_type="waiting"}',
+            'nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="fraction"}',
+            block_tokens=('nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="tokens_per"}',),
+            blocks=('nv_trt_llm_kv_cache_block_metrics{kv_cache_block_type="max"}',),
+        ),
+        quirks=(
+            "metrics are on a port of their own, 8002 unless `--metrics-port` says otherwise: `scrape.port`",
+            "OpenAI's protocol comes with its OpenAI frontend alone; without it, see `kserve`",
+        ),
     ),
     "openai": ServerKind("an OpenAI-compatible server", "openai", health_path="/v1/models"),
 }

@@ -19,6 +19,7 @@ from gateway.config.models import (
     Variant,
 )
 from gateway.config.queue_options import QueueOptions
+from gateway.config.redis_options import Redis
 from gateway.config.residency_options import Residency, Site
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Name",
     "Pool",
     "QueueOptions",
+    "Redis",
     "Residency",
     "Section",
     "Server",

@@ -10,10 +10,11 @@ from pydantic import Field, SecretStr, model_validator
 from gateway.config.base import BaseUrl, Name, Port, Positive, Section, Url
 from gateway.config.engine_options import EngineOptions
 from gateway.config.failure_options import Fallbacks, Hedge
-from gateway.config.pool_options import DnsOptions, KubernetesOptions, ProbeOptions, ScaleToZero, WarmUp
+from gateway.config.pool_options import DnsOptions, KubernetesOptions, ProbeOptions, ScaleToZero, ScrapeOptions, WarmUp
 from gateway.config.price_options import PriceOptions
 from gateway.config.prompt_options import PromptOptions
 from gateway.config.queue_options import QueueOptions
+from gateway.config.redis_options import Redis
 from gateway.config.residency_options import Residency, Site
 from gateway.config.sites import likely_site
 
@@ -117,6 +118,8 @@ class Pool(Section):
     """How long a replica that joins others takes to reach its full share of the traffic."""
     probe: ProbeOptions = ProbeOptions()
     """Asking replicas for their health where traffic says nothing."""
+    scrape: ScrapeOptions = ScrapeOptions()
+    """Reading the replicas' own metrics."""
     scale_to_zero: ScaleToZero | None = None
     """Hold requests and wake the pool when no replica answers; none: such requests get 503 at once."""
 
@@ -270,3 +273,5 @@ class Config(Section):
     """What models cost, by the name that the engines know them by, where the release's table is not right for you."""
     residency: Residency = Residency()
     """Which requests may go where."""
+    redis: Redis | None = None
+    """Where several gateways tell each other what they have in flight; none: they do not."""

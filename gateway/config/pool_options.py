@@ -82,6 +82,18 @@ class ProbeOptions(Section):
     """A replica without traffic for this long is asked; one whose breaker is open is asked at once."""
 
 
+class ScrapeOptions(Section):
+    """Reading the replicas' own metrics, which correct what the gateway knows of their load. No request waits for them,
+    and none is refused because they are late or missing."""
+
+    every_s: Positive | None = 5.0
+    """How often a replica's page is read, give or take half; none: never. Clouds have none and are not asked."""
+    path: Annotated[str, Field(pattern=r"^/[^\s]*$")] | None = None
+    """Where the page is; none: the places where the known engines have it are tried."""
+    port: Annotated[Port, Field(ge=1)] | None = None
+    """The port of the page, if it is not the replica's own; Triton's is 8002."""
+
+
 class Wake(Section):
     """How a pool is woken: exactly one of the two."""
 

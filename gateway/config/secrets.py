@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote, urlsplit
+
 from gateway.config import Config
 
 
@@ -14,4 +16,8 @@ def secrets_of(config: Config) -> list[str]:
         aws = pool.engine.aws
         found += [secret for secret in (aws.secret_access_key, aws.session_token) if secret is not None]
     found += config.telemetry.tracing.otlp_headers.values()
-    return [value for secret in found if (value := secret.get_secret_value())]
+    values = [secret.get_secret_value() for secret in found]
+    if config.redis is not None:
+        password = urlsplit(config.redis.url).password or ""
+        values += [password, unquote(password)]
+    return [value for value in dict.fromkeys(values) if value]

@@ -237,6 +237,41 @@ QUEUE_SHED = Series(
     spill=("deployment",),
     max_children=80,
 )
+SCRAPES = Series(
+    "headrace_engine_scrapes_total",
+    Kind.COUNTER,
+    "Times that an engine's own metrics were read, by how it ended: fine, missing or failed.",
+    ("pool", "scrape"),
+    "scrapes",
+    spill=("pool",),
+    max_children=150,
+)
+SCRAPE_AGE = Series(
+    "headrace_engine_scrape_age_seconds",
+    Kind.GAUGE,
+    "Time since an engine last told its load, in that worker where it is longest.",
+    ("pool", "replica"),
+    "seconds",
+    fold=Fold.MAX,
+    spill=("replica",),
+    max_children=250,
+)
+PEERS = Series(
+    "headrace_peers",
+    Kind.GAUGE,
+    "Gateway workers that tell what they have in flight, as that worker counts them which counts most.",
+    (),
+    "workers",
+    fold=Fold.MAX,
+)
+PEERS_DEGRADED = Series(
+    "headrace_peers_degraded",
+    Kind.GAUGE,
+    "1 while some worker cannot reach the place where peers tell what they have in flight: redis or board.",
+    ("place",),
+    fold=Fold.MAX,
+    max_children=10,
+)
 CACHE_REQUESTS = Series(
     "headrace_cache_requests_total",
     Kind.COUNTER,
@@ -309,6 +344,10 @@ ALL: Final[dict[str, Series]] = {
         QUEUE_LENGTH,
         QUEUE_WAIT,
         QUEUE_SHED,
+        SCRAPES,
+        SCRAPE_AGE,
+        PEERS,
+        PEERS_DEGRADED,
         CACHE_REQUESTS,
         ESTIMATED_USAGE,
         LOG_LINES_DROPPED,
