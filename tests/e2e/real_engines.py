@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -9,12 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openai
 import pytest
 
 from tests.gateway.supervised import Served
 
 NEEDED_GB = 11.0
 """vLLM 4.3, `transformers serve` 3.8, llama.cpp 0.6, and room."""
+START_S = 400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,8 @@ def vllm_pool(place: Installation) -> dict[str, Any]:
     }
 
 
-def transformers_pool(place: Installation) -> dict[str, Any]:
-    flags = ["--continuous-batching", "--device=cpu", "--dtype=float32", "--cb-num-blocks=128"]
+def transformers_pool(place: Installation, *more: str) -> dict[str, Any]:
+    flags = ["--continuous-batching", "--device=cpu", "--dtype=float32", "--cb-num-blocks=128", *more]
     python = str(place.transformers_python)
     engine = {"kind": "transformers", "model": str(place.model), "python": python, "args": flags}
     return {"engine": engine | {"env": {"HF_HUB_OFFLINE": "1"}, "start_timeout_s": 300}}
@@ -69,3 +73,44 @@ def engine_url(gateway: Served, pool: str) -> str:
     match = re.search(rf"→ {pool}: \w+ on (\S+)", gateway.text)
     assert match, gateway.text
     return match[1]
+
+
+def config(pools: dict[str, Any]) -> dict[str, Any]:
+    """Each pool behind a deployment of its own name."""
+    deployments = {name: {"variants": {"default": {"pools": [name]}}} for name in pools}
+    return {"server": {"port": 0, "workers": 1}, "pools": pools, "deployments": deployments}
+
+
+async def ready(gateway: Served) -> None:
+    await gateway.said(r"gateway on \S+ with")
+    async with asyncio.timeout(START_S), httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
+        while True:
+            assert gateway.process.returncode is None, gateway.text
+            try:
+                if (await http.get(f"{gateway.url}/health/ready")).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            await asyncio.sleep(0.5)
+
+
+async def whole_stream(client: openai.AsyncOpenAI, model: str) -> Any:
+    """Its usage, after a stream that was as it has to be."""
+    stream = await client.chat.completions.create(
+        model=model,
+        messages=[{"role": "user", "content": "What is the capital of France?"}],
+        stream=True,
+        max_completion_tokens=12,
+        temperature=0,
+        stream_options={"include_usage": True},
+    )
+    text, usage, reasons = "", None, []
+    async for chunk in stream:
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            text += choice.delta.content or ""
+            reasons += [choice.finish_reason] if choice.finish_reason else []
+    assert reasons in (["stop"], ["length"]), model
+    assert text, model
+    assert usage is not None, model
+    return usage

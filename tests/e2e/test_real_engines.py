@@ -19,17 +19,19 @@ from engines.kinds import SERVERS
 from engines.probe import probe
 from tests.e2e.real_engines import (
     NEEDED_GB,
+    config,
     engine_url,
     installation,
     needs_memory,
+    ready,
     transformers_pool,
     vllm_pool,
+    whole_stream,
 )
 from tests.gateway.supervised import Served, command, descendants, gone, served
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
-START_S = 400.0
 ABORT_S = 0.25
 QUESTION = "Tell me a long story about the sea."
 KINDS = ("vllm", "llamacpp", "transformers", "fake")
@@ -50,38 +52,17 @@ def test_four_kinds_in_one_set_of_pools_stream_to_the_openai_client_and_stop_whe
 
 async def _four_kinds(folder: Path, tree: dict[str, Any]) -> None:
     async with served(folder, tree, "--log-format", "pretty") as gateway:
-        await _ready(gateway)
+        await ready(gateway)
         url = f"{gateway.url}/v1"
         async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=120.0) as client:
             for kind in KINDS:
-                usage = await _whole_stream(client, kind)
+                usage = await whole_stream(client, kind)
                 assert usage.completion_tokens > 0, kind
             for kind in KINDS:
                 took_s = await _abort(client, kind, _WATCHES[kind](engine_url(gateway, kind)))
                 print(f"{kind}: idle {1000 * took_s:.0f} ms after the hang-up")
                 assert took_s <= ABORT_S, kind
         await _probed(gateway, tree)
-
-
-async def _whole_stream(client: openai.AsyncOpenAI, model: str) -> Any:
-    stream = await client.chat.completions.create(
-        model=model,
-        messages=[{"role": "user", "content": "What is the capital of France?"}],
-        stream=True,
-        max_completion_tokens=12,
-        temperature=0,
-        stream_options={"include_usage": True},
-    )
-    text, usage, reasons = "", None, []
-    async for chunk in stream:
-        usage = chunk.usage or usage
-        for choice in chunk.choices:
-            text += choice.delta.content or ""
-            reasons += [choice.finish_reason] if choice.finish_reason else []
-    assert reasons in (["stop"], ["length"]), model
-    assert text, model
-    assert usage is not None, model
-    return usage
 
 
 async def _abort(client: openai.AsyncOpenAI, model: str, busy: Callable[[], Awaitable[bool]]) -> float:
@@ -167,28 +148,9 @@ def test_nothing_of_vllm_outlives_a_gateway_that_is_killed(tmp_path: Path) -> No
 
 async def _killed(folder: Path, tree: dict[str, Any]) -> None:
     async with served(folder, tree, "--log-format", "pretty") as gateway:
-        await _ready(gateway)
+        await ready(gateway)
         below = descendants(gateway.pid)
         names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in below]
         assert "VLLM::EngineCor" in names, names
         gateway.signal(signal.SIGKILL)
         await gone(below)
-
-
-def config(pools: dict[str, Any]) -> dict[str, Any]:
-    """Each pool behind a deployment of its own name."""
-    deployments = {name: {"variants": {"default": {"pools": [name]}}} for name in pools}
-    return {"server": {"port": 0, "workers": 1}, "pools": pools, "deployments": deployments}
-
-
-async def _ready(gateway: Served) -> None:
-    await gateway.said(r"gateway on \S+ with")
-    async with asyncio.timeout(START_S), httpx.AsyncClient(trust_env=False, timeout=5.0) as http:
-        while True:
-            assert gateway.process.returncode is None, gateway.text
-            try:
-                if (await http.get(f"{gateway.url}/health/ready")).status_code == 200:
-                    return
-            except httpx.HTTPError:
-                pass
-            await asyncio.sleep(0.5)

