@@ -204,8 +204,8 @@ class ReplicaLoad:
             left_s = speed.prefill_s(head.prompt_tokens, head.cached_tokens)
             done_s = now_s - self._mark_s
             if done_s <= left_s:
-                return backlog_s - done_s
-            backlog_s -= left_s
+                return backlog_s - done_s if backlog_s > done_s else 0.0  # rounding must not make it negative
+            backlog_s = backlog_s - left_s if backlog_s > left_s else 0.0
             if head.streamed:
                 return backlog_s + max(0.0, done_s - left_s - speed.fixed_s)
             head.assumed(self._mark_s + left_s)
@@ -221,10 +221,12 @@ class ReplicaLoad:
 
     def prefilled(self, work: Work, now_s: float) -> tuple[float, bool]:
         """How long its prefill took, with nothing of those before it, and whether it found none; -1.0: nobody knows."""
+        hidden = self._blurred or not work.streamed or not next(iter(self._pending)).streamed
+        opening = self._opening or work.sent_s + self.speed.fixed_s > self._mark_s  # it came to an engine without any
+        took_s = now_s - (work.sent_s if opening else self._mark_s)
         self._left_prefill(work)
-        seen = -1.0 if self._blurred or not work.streamed else now_s - self._mark_s, self._opening
         self._mark_s, self._opening, self._blurred = now_s, False, not work.streamed
-        return seen
+        return -1.0 if hidden else took_s, opening
 
     def prefill_given_up(self, work: Work) -> None:
         self._left_prefill(work)
