@@ -132,7 +132,7 @@ SERVERS: Mapping[str, ServerKind] = {
         full="never: requests wait",
         usage=StreamUsage.IN_FINISH,
         unknown_fields=Unknown.REFUSED,
-        tested="5.19.0",
+        tested="5.19.0, also with bitsandbytes 0.50.2",
         quirks=(
             "streams end without `[DONE]`",
             "`max_completion_tokens` is ignored; the gateway sends `max_tokens` in its place",
