@@ -124,8 +124,7 @@ class Subscription:
         Raises:
             ConnectionLost: there are no more.
         """
-        message = self._message = self._message or _future(self._socket)
-        event = self._event = self._event or _future(self._monitor)
+        message, event = self._awaited()
         if not message.done():
             await asyncio.wait((message, event), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
         if message.done():
@@ -135,6 +134,15 @@ class Subscription:
             self._event = None
             self._check(event.result())
         return None
+
+    async def until(self, other: asyncio.Future[bool]) -> None:
+        """Returns when `other` is done, or there is something to receive."""
+        await asyncio.wait((*self._awaited(), other), return_when=asyncio.FIRST_COMPLETED)
+
+    def _awaited(self) -> tuple[asyncio.Future[list[bytes]], asyncio.Future[list[bytes]]]:
+        message = self._message = self._message or _future(self._socket)
+        event = self._event = self._event or _future(self._monitor)
+        return message, event
 
     def _check(self, event: list[bytes]) -> None:
         (number,) = struct.unpack_from("=H", event[0])

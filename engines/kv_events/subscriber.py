@@ -16,7 +16,16 @@ from itertools import chain
 
 from engines.kv_events.codec import Batch, Malformed, decode
 from engines.kv_events.sequence import Sequence, Verdict
-from engines.kv_events.sockets import END, ConnectionLost, Message, Sockets, connect, message_in, request_from
+from engines.kv_events.sockets import (
+    END,
+    ConnectionLost,
+    Message,
+    Sockets,
+    Subscription,
+    connect,
+    message_in,
+    request_from,
+)
 from engines.kv_events.sources import Source
 from engines.kv_events.tracker import Tracker
 
@@ -103,7 +112,7 @@ class Subscriber:
                     if frames is not None:
                         await self._take(frames)
                     elif self._unchecked:
-                        await self._catch_up()
+                        await self._check(live)
             except ConnectionLost:
                 logger.debug("%s: connection lost", self.source.endpoint)
 
@@ -198,6 +207,20 @@ class Subscriber:
             elif ended is _Replay.SILENT or self._sequence.next == before:
                 break
         return False
+
+    async def _check(self, live: Subscription) -> None:
+        """Ask whether the last messages were lost. A message that comes meanwhile says so itself, and need not wait:
+        an engine with nothing to do answers after 0.1 s."""
+        check = asyncio.get_running_loop().create_task(self._catch_up())
+        try:
+            await live.until(check)
+        finally:
+            if not check.done():
+                self._unchecked = True
+                check.cancel()
+            await asyncio.gather(check, return_exceptions=True)
+        if not check.cancelled():
+            check.result()
 
     async def _replay(self) -> _Replay:
         """Ask for the message that was read last and all after it: if it is not that one, the engine began anew."""

@@ -176,6 +176,29 @@ async def test_the_last_message_may_be_lost_too() -> None:
         await reader.heard.holds(keys_of(A), keys_of(B))
 
 
+async def test_a_live_message_does_not_wait_for_an_answer_that_is_slow() -> None:
+    async with publishing() as engine, reading(engine, quiet_s=0.01) as reader:
+        engine.deaf = True
+        await engine.publish(stored(A))
+        while engine.asked != [0, 0]:
+            await asyncio.sleep(0)
+        await engine.publish(stored(C))
+        await reader.heard.holds(keys_of(A), keys_of(C))
+        while engine.asked != [0, 0, 1]:
+            await asyncio.sleep(0)
+
+
+async def test_a_connection_that_breaks_while_the_engine_is_asked_is_noticed() -> None:
+    async with publishing() as engine, reading(engine, quiet_s=0.01) as reader:
+        engine.deaf = True
+        await engine.publish(stored(A))
+        while engine.asked != [0, 0]:
+            await asyncio.sleep(0)
+        engine.deaf = False
+        await engine.restart()
+        await reader.heard.holds()
+
+
 async def test_an_engine_that_begins_anew_holds_nothing() -> None:
     async with publishing() as engine, reading(engine) as reader:
         await engine.publish(stored(A))
