@@ -22,6 +22,12 @@ LOOK_AHEAD = 64
 """Entries that `pop` looks at for one that fits."""
 LOOK_AHEAD_TENANT = 8
 """Of one tenant in one class, so that nobody's entries hide those of others."""
+CREDIT = 10_000.0
+"""What a tenant that asked for less than its share may be served ahead of others when it comes back: a long request or
+a few short ones. Without it, who asks little waits until its own last request is evened out, again and again."""
+RESERVE = 1 / 32
+"""Share of all places that is best left to entries that are `behind`: else a tenant that asks little waits each time
+for somebody's request to end, though it is next. So small that it costs little throughput; of few places it is none."""
 MOST_IDLE = 1024
 """Tenants without an entry that are remembered for what they are ahead."""
 
@@ -54,6 +60,11 @@ class Entry(Generic[T]):
         self.band = priority
         self._flow: _Flow[T] | None = None
 
+    @property
+    def behind(self) -> bool:
+        """Whether its tenant has had less than its share of late: `RESERVE` is for such."""
+        return self._flow is not None and self._flow.ahead < self._flow.band.present
+
     def __repr__(self) -> str:
         risen = f" band={self.band}" if self.band != self.priority else ""
         return f"<Entry {self.tenant} priority={self.priority}{risen} cost={self.cost:g}>"
@@ -74,9 +85,13 @@ class _Flow(Generic[T]):
         self.latest_s = -math.inf
         """No entry has a later deadline."""
 
+    def join(self) -> None:
+        """It was idle: that earns it the credit and no more."""
+        self.ahead = max(self.ahead, self.band.present - self.band.credit / self.weight)
+
     def add(self, entry: Entry[T]) -> None:
         if not self.entries:
-            self.ahead = max(self.ahead, self.band.present)  # idling earns no credit
+            self.join()
             self.latest_s = -math.inf
         self.entries.put(entry, entry.deadline_s)
         self.cost += entry.cost
@@ -99,9 +114,10 @@ class _Flow(Generic[T]):
 class _Band(Generic[T]):
     """One class. `present`: its virtual time, that of the tenant that was least ahead when an entry was last served."""
 
-    __slots__ = ("by_length", "flows", "order", "present", "priority", "waiting")
+    __slots__ = ("by_length", "credit", "flows", "order", "present", "priority", "waiting")
 
-    def __init__(self, priority: int) -> None:
+    def __init__(self, priority: int, credit: float) -> None:
+        self.credit = credit
         self.priority = priority
         self.present = 0.0
         self.waiting = 0
@@ -141,20 +157,24 @@ class FairQueue(Generic[T]):
 
     1. The class with the lowest number. An entry rises one class for each `age_s` that it has waited, but never above
        the best class that somebody who waits was given.
-    2. In a class, the tenant that is least ahead of its share. A tenant that was idle begins level with the others, and
-       owes what it was served last. Between two tenants that both have entries, what they were served, each over its
-       weight, differs by at most two entries' cost.
+    2. In a class, the tenant that is least ahead of its share. One that was idle begins level with the others, less the
+       credit, and owes what it was served last. Between two tenants that both have entries, what they were served,
+       each over its weight, differs by at most two entries' cost, and once by the credit.
     3. Of a tenant, the earliest deadline.
 
     Args:
         limit: entries at most; at 0 nothing ever waits.
         age_s: see above.
         weights: what each tenant's share is, relative to 1.0 for those that are not named.
+        credit: see above; at 0.0 idling earns nothing.
     """
 
-    def __init__(self, limit: int, age_s: float = 10.0, weights: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, limit: int, age_s: float = 10.0, weights: Mapping[str, float] | None = None, credit: float = CREDIT
+    ) -> None:
         self.limit = limit
         self._age_s = age_s
+        self._credit = credit
         self._weights = dict(weights or {})
         self._bands: list[_Band[T]] = []
         self._by_priority: dict[int, _Band[T]] = {}
@@ -199,7 +219,7 @@ class FairQueue(Generic[T]):
         """Charge for an entry that need not wait."""
         entry.since_s, entry.band = now_s, entry.priority
         flow = entry._flow = self._flow(entry)
-        flow.ahead = max(flow.ahead, flow.band.present)
+        flow.join()
         self._serve(entry)
 
     def pop(self, now_s: float, fits: Callable[[Entry[T]], bool] | None = None) -> Entry[T] | None:
@@ -318,7 +338,7 @@ class FairQueue(Generic[T]):
     def _flow(self, entry: Entry[T]) -> _Flow[T]:
         band = self._by_priority.get(entry.band)
         if band is None:
-            band = self._by_priority[entry.band] = _Band(entry.band)
+            band = self._by_priority[entry.band] = _Band(entry.band, self._credit)
             insort(self._bands, band)
         return band.flow(entry.tenant, self._weight(entry.tenant))
 

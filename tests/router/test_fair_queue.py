@@ -16,8 +16,8 @@ from router.fair_queue import LOOK_AHEAD, LOOK_AHEAD_TENANT, MOST_IDLE, Entry, F
 Queue = FairQueue[str]
 
 
-def queue(limit: int = 1000, age_s: float = 10.0, **weights: float) -> Queue:
-    return FairQueue(limit, age_s, weights)
+def queue(limit: int = 1000, age_s: float = 10.0, credit: float = 0.0, **weights: float) -> Queue:
+    return FairQueue(limit, age_s, weights, credit)
 
 
 def put(
@@ -92,6 +92,19 @@ def test_idling_earns_no_credit_and_being_served_alone_costs_none() -> None:
     for _ in range(3):
         put(waiting, "idler")
     assert drained(waiting) == "idler busy idler busy idler busy"
+
+
+def test_a_tenant_that_asks_little_has_a_credit_that_is_bounded() -> None:
+    """R09."""
+    waiting = queue(credit=2.5)
+    for _ in range(3):
+        waiting.pass_by(Entry("light", 1.0, ""), 0.0)
+    for _ in range(100):
+        waiting.pass_by(Entry("heavy", 1.0, ""), 0.0)
+    heavy = [put(waiting, "heavy") for _ in range(5)]
+    light = [put(waiting, "light") for _ in range(5)]
+    assert [entry.behind for entry in (heavy[0], light[0], Entry("new", 1.0, ""))] == [False, True, False]
+    assert drained(waiting) == "light light light light heavy light heavy heavy heavy heavy"
 
 
 def test_what_passes_by_an_empty_queue_is_charged_for() -> None:
@@ -294,7 +307,7 @@ def test_no_two_tenants_that_wait_drift_apart(
 ) -> None:
     """R09: over any stretch in which both have entries, their service over weight differs by two charges at most."""
     weights = {f"t{i}": weight for i, weight in enumerate(shares)}
-    waiting: Queue = FairQueue(1000, 10.0, weights)
+    waiting: Queue = FairQueue(1000, 10.0, weights, credit=0.0)
     left: Counter[str] = Counter()
     most = dict.fromkeys(weights, 0.0)
     for i, cost in rows:
@@ -335,7 +348,7 @@ class Served(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue: Queue = FairQueue(12, 4.0, {"b": 2.0})
+        self.queue: Queue = FairQueue(12, 4.0, {"b": 2.0}, credit=50.0)
         self.waiting: dict[Entry[str], None] = {}
         self.left: list[Entry[str]] = []
         self.now_s = 0.0
