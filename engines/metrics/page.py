@@ -114,7 +114,7 @@ def _figures(family: _Family, samples: Sequence[Sample], running: float, waiting
         running,
         waiting,
         None if usage is None else min(1.0, usage),
-        int(kv_tokens),
+        int(min(kv_tokens, MOST)),
         int(block_tokens),
         prompts,
         prompt_tokens,
