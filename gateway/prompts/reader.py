@@ -8,13 +8,16 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway.prompts.body import MEDIA_TOKENS, Prompt, read_prompt
 from gateway.prompts.facts import PromptFacts
 from gateway.prompts.keys import TOKEN_BYTES, KeyMemo, first_seed
 from gateway.prompts.lengths import Lengths
-from gateway.prompts.tokenizer import ChatTokenizer, NoTokenizer, load_tokenizer
 from gateway.wire import Call
+
+if TYPE_CHECKING:
+    from gateway.prompts.tokenizer import ChatTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ class PromptThread:
         """The tokenizer that lies there, as soon as the thread has read it; the same one for all who ask."""
         name = (path, chat_template)
         if name not in self._loads:
-            self._loads[name] = self._executor.submit(load_tokenizer, path, chat_template, self._memo_bytes)
+            self._loads[name] = self._executor.submit(_load, path, chat_template, self._memo_bytes)
         return self._loads[name]
 
     def submit(self, job: Callable[[], PromptFacts]) -> Future[PromptFacts] | None:
@@ -82,6 +85,7 @@ class PromptReader:
     lengths:   of the deployment.
     adapter:   LoRA adapter of the variant, by the engine's name for it; empty: none.
     tokenizer: the model's own; None: prompts are keyed by their bytes.
+    asked_for: whether the operator named it, and is to be warned if it cannot be had.
     name:      of the variant, for logs.
     """
 
@@ -92,12 +96,14 @@ class PromptReader:
         *,
         adapter: str = "",
         tokenizer: Future[ChatTokenizer] | None = None,
+        asked_for: bool = True,
         name: str = "",
     ) -> None:
         self._thread = thread
         self._lengths = lengths
         self._adapter = adapter
         self._name = name
+        self._asked_for = asked_for
         self._memo = KeyMemo(KEY_MEMO_BYTES)
         self._tokenizer: ChatTokenizer | None = None
         if tokenizer is not None:
@@ -144,8 +150,11 @@ class PromptReader:
         if error is None:
             self._tokenizer = loading.result()
             return
+        from gateway.prompts.tokenizer import NoTokenizer
+
         why = str(error) if isinstance(error, NoTokenizer) else repr(error)
-        logger.warning("%s: its prompts are keyed by their bytes: %s (setting `tokenizer`)", self._name, why)
+        level = logging.WARNING if self._asked_for else logging.INFO
+        logger.log(level, "%s: its prompts are keyed by their bytes: %s (setting `tokenizer`)", self._name, why)
 
     async def _elsewhere(
         self,
@@ -242,3 +251,9 @@ class PromptReader:
 
     def _unread(self, call: Call) -> PromptFacts:
         return PromptFacts(prompt_tokens=self._lengths.prompt_tokens(len(call.body)), adapter=self._adapter)
+
+
+def _load(path: Path, chat_template: Path | None, max_bytes: int) -> ChatTokenizer:
+    from gateway.prompts.tokenizer import load_tokenizer  # and with it Jinja
+
+    return load_tokenizer(path, chat_template, max_bytes)

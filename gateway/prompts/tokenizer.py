@@ -11,6 +11,7 @@ import msgspec
 from jinja2 import TemplateError
 
 from engines.base import Operation
+from gateway.prompts.body import id_bytes
 from gateway.prompts.conversation import Unrenderable
 from gateway.prompts.segments import Encoded, SegmentEncoder
 from gateway.prompts.template import ChatTemplate
@@ -122,6 +123,8 @@ def load_tokenizer(path: Path, chat_template: Path | None, max_bytes: int) -> Ch
     """
     file = path if path.is_file() else path / "tokenizer.json"
     folder = file.parent
+    if not file.is_file():
+        raise NoTokenizer(f"there is no {file}")
     try:
         from tokenizers import Tokenizer
     except ModuleNotFoundError:
@@ -131,12 +134,7 @@ def load_tokenizer(path: Path, chat_template: Path | None, max_bytes: int) -> Ch
         written = config_file.read_bytes() if config_file.is_file() else b"{}"
         config = msgspec.json.decode(written, type=_TokenizerConfig)
         special = _special_tokens(folder, written)
-        try:
-            tokenizer = Tokenizer.from_file(str(file))
-        except Exception as error:  # the package raises bare Exceptions
-            raise NoTokenizer(f"{file}: {error}") from None
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+        tokenizer = _open(Tokenizer, file)
         _add_frame(tokenizer, config, special)
         sources = _sources(folder, config, chat_template)
         templates = {name: ChatTemplate(source, special) for name, source in sources.items()}
@@ -147,13 +145,23 @@ def load_tokenizer(path: Path, chat_template: Path | None, max_bytes: int) -> Ch
         raise NoTokenizer(f"{folder}: the chat template cannot be compiled: {error}") from None
 
 
+def _open(kind: type[Tokenizer], file: Path) -> Tokenizer:
+    try:
+        tokenizer = kind.from_file(str(file))
+    except Exception as error:  # the package raises bare Exceptions
+        raise NoTokenizer(f"{file}: {error}") from None
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
 def _special_tokens(folder: Path, config: bytes) -> dict[str, str]:
     """`bos_token` and its like, as the template sees them."""
     found: dict[str, str] = {}
     older = folder / "special_tokens_map.json"
     for written in (older.read_bytes() if older.is_file() else b"{}", config):
         for name, raw in msgspec.json.decode(written, type=dict[str, msgspec.Raw]).items():
-            if not name.endswith("_token") or raw in (b"true", b"false", b"null"):
+            if not name.endswith("_token") or bytes(raw) in (b"true", b"false", b"null"):
                 continue
             token = msgspec.json.decode(raw, type=str | _TokenObject)
             found[name] = token if isinstance(token, str) else token.content
@@ -202,8 +210,6 @@ def _add_frame(tokenizer: Tokenizer, config: _TokenizerConfig, special: Mapping[
 
 def _frame(tokenizer: Tokenizer) -> tuple[bytes, bytes]:
     """What the tokenizer puts before and after each text."""
-    from gateway.prompts.body import id_bytes
-
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     framed = tokenizer.encode("a", add_special_tokens=True).ids
     for start in range(len(framed) - len(bare) + 1):

@@ -28,11 +28,17 @@ def open_reader(
     """
     found = tokenizer_of(variant, pools)
     loading = None if found is None else thread.load(*found)
-    return PromptReader(thread, lengths, adapter=variant.adapter or "", tokenizer=loading, name=name)
+    asked_for = variant.tokenizer is not None
+    return PromptReader(
+        thread, lengths, adapter=variant.adapter or "", tokenizer=loading, asked_for=asked_for, name=name
+    )
 
 
 def tokenizer_of(variant: Variant, pools: Mapping[str, Pool]) -> tuple[Path, Path | None] | None:
-    """Where the variant's tokenizer lies, and its chat template if that is not in the same folder; None: unknown."""
+    """Where the variant's tokenizer may lie, and its chat template if that is not in the same folder; None: unknown.
+
+    Looks into no folder: `engine.model` may as well be a name on Hugging Face.
+    """
     if variant.tokenizer == NO_TOKENIZER:
         return None
     template = None if variant.chat_template is None else Path(variant.chat_template).expanduser()
@@ -53,10 +59,7 @@ def _of_engine(pool: Pool) -> tuple[Path, Path | None] | None:
         return None
     named = _argument(engine, "--tokenizer") or engine.model
     template = _argument(engine, "--chat-template")
-    folder = Path(named).expanduser()
-    if not (folder / "tokenizer.json").is_file():
-        return None
-    return folder, None if template is None else Path(template).expanduser()
+    return Path(named).expanduser(), None if template is None else Path(template).expanduser()
 
 
 def _argument(engine: EngineOptions, flag: str) -> str | None:
