@@ -1,198 +1,192 @@
-"""`headrace simulate`: what each policy would do to a trace, on simulated engines."""
+"""`headrace simulate`: what a policy, or a change of the configuration, would do to a trace."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from gateway.cli.output import say
+from gateway.cli.output import refuse
+from gateway.cli.simulate_output import changes, config_table, policy_table, progress, rounded, show
+from gateway.cli.simulate_values import engines, policies, trace_in, wrong
+from gateway.config.load import load_config
+from gateway.config.problems import ConfigError
+from gateway.simulator.access_trace import Log, open_log
 from gateway.simulator.batch import Batch, run_all
-from gateway.simulator.plan import Price, Setting
-from gateway.simulator.report import Outcome, Slo
-from gateway.simulator.trace import BadTrace
-from gateway.simulator.traces import read_trace
-from router.policies import POLICIES
+from gateway.simulator.configs import fitted, plan_of, scenery
+from gateway.simulator.plan import Plan, QueueSpec, Setting
+from gateway.simulator.plot import cdf_svg
+from gateway.simulator.report import Outcome, Slo, measured_figures
+from gateway.simulator.trace import BadTrace, Trace
 
-if TYPE_CHECKING:
-    from rich.table import Table
+_QUEUE = QueueSpec()
 
-_PIPE_WIDTH = 200
-_COLUMNS = (
-    ("TTFT mean s", "mean_ttft_s", "{:.2f}"),
-    ("p50", "p50_ttft_s", "{:.2f}"),
-    ("p90", "p90_ttft_s", "{:.2f}"),
-    ("p99", "p99_ttft_s", "{:.1f}"),
-    ("TPOT mean ms", "mean_tpot_s", "{:.0f}"),
-    ("p99", "p99_tpot_s", "{:.0f}"),
-    ("E2E mean s", "mean_e2e_s", "{:.1f}"),
-    ("p50", "p50_e2e_s", "{:.1f}"),
-    ("p90", "p90_e2e_s", "{:.1f}"),
-    ("p99", "p99_e2e_s", "{:.1f}"),
-    ("SLO met", "slo_share", "{:.1%}"),
-    ("hits", "hit_rate", "{:.1%}"),
-    ("done", "completed_share", "{:.1%}"),
-    ("fairness", "fairness", "{:.3f}"),
-    ("USD", "price_usd", "{:.2f}"),
-)
+
+class Knowing(StrEnum):
+    exact = "exact"
+    predicted = "predicted"
 
 
 def simulate(
-    trace: Path = typer.Option(..., help="A Mooncake trace, an Azure trace, or an access log of this gateway."),
-    replicas: int | None = typer.Option(None, min=1, max=512, help="Engines.  [default: 8]"),
+    trace: Path | None = typer.Option(None, help="A Mooncake trace, an Azure trace, or an access log of this gateway."),
+    from_log: Path | None = typer.Option(None, help="An access log, to be played against `--config`."),
+    config: Path | None = typer.Option(None, "--config", "-c", help="With --from-log: a configuration."),
+    against: Path | None = typer.Option(None, help="With --config: the configuration that it is compared with."),
+    replicas: int | None = typer.Option(None, min=1, max=512, help="Engines; 8 if nothing says otherwise."),
     speeds: str = typer.Option("1", help="Share of full speed: one for all, or one per engine: `1,1,0.5`."),
     rtts: str = typer.Option("0", help="Round trip in seconds: one for all, or one per engine: `0,0,0.08`."),
-    prices: str = typer.Option(
-        "", help="USD for a million tokens in and out: one for all, or per engine: `0,0,2.5:10`."
-    ),
+    prices: str = typer.Option("", help="USD for a million tokens, in or in:out: one, or one per engine: `0,2.5:10`."),
     scale: float = typer.Option(1.0, min=0.001, max=1000.0, help="Play the trace at this many times its speed."),
     limit: int | None = typer.Option(None, min=1, help="Only the first so many requests."),
     policy: str = typer.Option("all", help="`all`, or names separated by commas."),
     seeds: int = typer.Option(5, min=1, max=1000, help="Runs of each policy; the figures are medians over them."),
     kv_tokens: int = typer.Option(768_000, min=1024, help="Tokens that fit the KV cache of an engine."),
     step_tokens: int = typer.Option(8192, min=1, help="Most tokens in one step of an engine."),
+    prefix: Knowing = typer.Option(
+        Knowing.exact, help="What is known of the engines' caches: as by KV events, or not."
+    ),
+    max_in_flight: int | None = typer.Option(None, min=1, help="Requests at one engine at most; more are refused."),
+    queue: bool = typer.Option(False, "--queue", help="Let requests wait in the gateway, as by default in `serve`."),
+    hold_over: float = typer.Option(_QUEUE.hold_over_s, min=0.0, help="With --queue: as `queue.hold_over_s`."),
     slo_ttft: float = typer.Option(2.0, min=0.0, help="Target for TTFT in seconds, or twice the prefill if longer."),
     slo_tpot: float = typer.Option(0.1, min=0.0, help="Target for TPOT in seconds."),
     processes: int = typer.Option(0, min=0, max=256, help="Processes to use; 0: one per core."),
-    as_json: bool = typer.Option(False, "--json", help="One JSON object: `settings`, and `policies` by name."),
+    plot: Path | None = typer.Option(None, help="Folder for the distributions of TTFT, TPOT and E2E, as SVG."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object: `settings`, and the figures by name."),
 ) -> None:
     """Play a trace against simulated engines, and tell what each policy makes of it.
 
     The policies are those of the gateway; time is virtual. Equal arguments give equal figures. Latencies are as a
     client sees them. `SLO met`: the share of requests within both targets. `hits`: cached tokens per prompt token.
+
+    With --from-log and --config: what the deployments, pools, limits and queues of a configuration would have made of
+    logged traffic, and with --against what would have changed. How fast the engines are is learned from the log: they
+    are set such that --against, the configuration that wrote it, takes the times that are in it.
     """
-    names = _policies(policy)
-    count, speed_of, rtt_of, price_of = _engines(replicas, speeds, rtts, prices)
-    setting = Setting(speed_of, rtt_of, scale, kv_tokens, step_tokens, prices=price_of)
-    try:
-        played = read_trace(trace, limit)
-    except BadTrace as error:
-        _refuse(str(error))
-    if kv_tokens < played.block_tokens:
-        _refuse(f"--kv-tokens {kv_tokens} is less than one block of the trace, {played.block_tokens} tokens")
-    batch = Batch(played, {name: setting.plan(name) for name in names}, Slo(slo_ttft, tpot_s=slo_tpot))
-    with _progress(len(names) * seeds) as done:
-        outcomes = run_all(batch, seeds, processes, done)
-    settings = {
-        "trace": played.name,
-        "requests": len(played.requests),
-        "replicas": count,
-        "speeds": speed_of,
-        "rtts_s": rtt_of,
-        "scale": scale,
-        "seeds": seeds,
-        "kv_tokens": kv_tokens,
-        "block_tokens": played.block_tokens,
-        "step_tokens": step_tokens,
-        "slo_ttft_s": slo_ttft,
-        "slo_tpot_s": slo_tpot,
-    }
-    if as_json:
-        figures = {name: {k: _rounded(v) for k, v in one.figures.items()} for name, one in outcomes.items()}
-        typer.echo(json.dumps({"settings": settings, "policies": figures}, indent=2))
-    else:
-        _console_print(_table(outcomes))
-
-
-def _policies(given: str) -> list[str]:
-    if given == "all":
-        return sorted(POLICIES)
-    names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
-    wrong = next((name for name in names if name not in POLICIES), None if names else given)
-    if wrong is not None:
-        _refuse(f"--policy: {wrong!r} is no policy; known: {', '.join(sorted(POLICIES))}")
-    return names
-
-
-def _engines(
-    replicas: int | None, speeds: str, rtts: str, prices: str
-) -> tuple[int, tuple[float, ...], tuple[float, ...], tuple[Price, ...]]:
-    """Their number, and per engine the speed, the round trip and, if given, the price."""
-    given = {"--speeds": speeds.split(","), "--rtts": rtts.split(","), "--prices": prices.split(",") if prices else []}
-    longest = max(len(values) for values in given.values())
-    count = replicas or (longest if longest > 1 else 8)
-    speed_of, rtt_of, price_of = (_one_each(flag, values, count) for flag, values in given.items())
-    return (
-        count,
-        tuple(_number("--speeds", one, least=1e-3) for one in speed_of),
-        tuple(_number("--rtts", one) for one in rtt_of),
-        tuple(_price(one) for one in price_of),
-    )
-
-
-def _one_each(flag: str, values: list[str], count: int) -> list[str]:
-    if len(values) == 1:
-        return values * count
-    if values and len(values) != count:
-        _refuse(f"{flag} has {len(values)} values for {count} engines; give one for all, or one for each")
-    return values
-
-
-def _price(text: str) -> Price:
-    into, _, out = text.partition(":")
-    return Price(_number("--prices", into), _number("--prices", out or into))
-
-
-def _number(flag: str, text: str, least: float = 0.0) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        _refuse(f"{flag}: {text!r} is not a number")
-    if not least <= value < 1e6:
-        _refuse(f"{flag}: {text.strip()} is not between {least:g} and 1,000,000")
-    return value
-
-
-def _refuse(message: str) -> NoReturn:
-    say(message)
-    raise typer.Exit(1)
-
-
-def _rounded(value: float | None) -> float | None:
-    return value if value is None or isinstance(value, int) else float(f"{value:.6g}")
-
-
-def _table(outcomes: dict[str, Outcome]) -> Table:
-    from rich.table import Table
-
-    first = next(iter(outcomes.values()))
-    columns = [column for column in _COLUMNS if column[1] in first.figures]
-    table = Table("policy", box=None, pad_edge=False)
-    for heading, _key, _shown in columns:
-        table.add_column(heading, justify="right")
-    for name, one in sorted(outcomes.items(), key=lambda item: item[1].figures["mean_ttft_s"] or 0.0):
-        table.add_row(name, *(_cell(one.figures[key], key, shown) for _heading, key, shown in columns))
-    return table
-
-
-def _cell(value: float | None, key: str, shown: str) -> str:
-    if value is None:
-        return "-"
-    return shown.format(value * 1e3 if "tpot" in key else value)
-
-
-def _console_print(table: Table) -> None:
-    from rich.console import Console
-
-    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
-    console.print(table)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda: None
+    load = _Load(scale, limit, kv_tokens, step_tokens)
+    how = _How(seeds, processes, plot, as_json, Slo(slo_ttft, tpot_s=slo_tpot))
+    if from_log is not None and config is not None and trace is None:
+        _compare_configs(from_log, config, against, load, how)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    if trace is None or from_log or config or against:
+        wrong("give --trace FILE, or --from-log FILE with --config FILE")
+    names = policies(policy)
+    speed_of, rtt_of, price_of = engines(replicas, speeds, rtts, prices)
+    setting = Setting(
+        speed_of,
+        rtt_of,
+        scale,
+        kv_tokens,
+        step_tokens,
+        prefix.value,
+        price_of,
+        max_in_flight,
+        QueueSpec(hold_over_s=hold_over) if queue else None,
+    )
+    _compare_policies(trace_in(trace, limit, kv_tokens), names, setting, how)
 
-    columns = (TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda: bar.advance(task)
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    scale: float
+    limit: int | None
+    kv_tokens: int
+    step_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    """To run, and to show what came out."""
+
+    seeds: int
+    processes: int
+    plot: Path | None
+    as_json: bool
+    slo: Slo
+
+    def run(self, trace: Trace, plans: dict[str, Plan]) -> dict[str, Outcome]:
+        with progress(len(plans) * self.seeds) as done:
+            outcomes = run_all(Batch(trace, plans, self.slo), self.seeds, self.processes, done)
+        if self.plot is not None:
+            _plot(self.plot, trace, outcomes)
+        return outcomes
+
+    def settings(self, trace: Trace, load: _Load | Setting) -> dict[str, object]:
+        return {
+            "trace": trace.name,
+            "requests": len(trace.requests),
+            "skipped": trace.skipped,
+            "scale": load.scale,
+            "seeds": self.seeds,
+            "kv_tokens": load.kv_tokens,
+            "block_tokens": trace.block_tokens,
+            "step_tokens": load.step_tokens,
+            "slo_ttft_s": self.slo.ttft_s,
+            "slo_tpot_s": self.slo.tpot_s,
+        }
+
+
+def _compare_policies(trace: Trace, names: list[str], setting: Setting, how: _How) -> None:
+    outcomes = how.run(trace, {name: setting.plan(name) for name in names})
+    if not how.as_json:
+        show(policy_table(outcomes))
+        return
+    settings = how.settings(trace, setting) | {
+        "replicas": len(setting.speeds),
+        "speeds": setting.speeds,
+        "rtts_s": setting.rtts_s,
+        "prefix": setting.knowing,
+        "max_in_flight": setting.max_in_flight,
+        "hold_over_s": None if setting.queue is None else setting.queue.hold_over_s,
+    }
+    figures = {name: rounded(one.figures) for name, one in outcomes.items()}
+    typer.echo(json.dumps({"settings": settings, "policies": figures}, indent=2))
+
+
+def _compare_configs(from_log: Path, config: Path, against: Path | None, load: _Load, how: _How) -> None:
+    try:
+        old, new = None if against is None else load_config(against), load_config(config)
+        log = open_log(from_log, load.limit)
+    except ConfigError as error:
+        refuse(error)
+    except BadTrace as error:
+        wrong(str(error))
+    seen = scenery(log, load.scale, load.kv_tokens, load.step_tokens)
+    if old is not None:
+        seen = fitted(log, old, seen)
+    plans = {name: plan_of(one, seen) for name, one in (("old", old), ("new", new)) if one is not None}
+    outcomes = how.run(log.trace, plans)
+    measured = measured_figures(log.measured)
+    if how.as_json:
+        typer.echo(json.dumps(_document(how.settings(log.trace, load), measured, outcomes), indent=2))
+    else:
+        show(config_table(measured, outcomes))
+        typer.echo(_played(log))
+
+
+def _document(
+    settings: dict[str, object], measured: dict[str, float | None], outcomes: dict[str, Outcome]
+) -> dict[str, object]:
+    document: dict[str, object] = {"settings": settings, "measured": rounded(measured)}
+    document |= {name: rounded(one.figures) for name, one in outcomes.items()}
+    if "old" in outcomes:
+        document["change"] = rounded(changes(outcomes["old"].figures, outcomes["new"].figures))
+    return document
+
+
+def _played(log: Log) -> str:
+    skipped = f"; {log.trace.skipped} lines without tokens were left out" if log.trace.skipped else ""
+    return f"\n{len(log.trace.requests)} requests{skipped}"
+
+
+def _plot(folder: Path, trace: Trace, outcomes: dict[str, Outcome]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("ttft", "tpot", "e2e"):
+            curves = {policy: one.curves[name] for policy, one in outcomes.items()}
+            (folder / f"{name}.svg").write_text(cdf_svg(f"{name.upper()}, {trace.name}", curves), encoding="utf-8")
+    except OSError as error:
+        wrong(f"--plot {folder}: {error.strerror}")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from gateway.simulator.trace import BadTrace, Caller, Request, Trace, trace_of
+from gateway.simulator.trace import BadTrace, Caller, Request, Trace, trace_of, unreadable
 
 LOG_BLOCK_TOKENS = 64
 REMEMBERED = 512
@@ -48,6 +48,13 @@ class Measured:
     ttft_s: float | None
     e2e_s: float
 
+    @property
+    def tpot_s(self) -> float | None:
+        """Seconds per token after the first; None: nobody knows, or there was only one."""
+        if self.ttft_s is None or self.output_tokens < 2:
+            return None
+        return (self.e2e_s - self.ttft_s) / (self.output_tokens - 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Log:
@@ -55,6 +62,19 @@ class Log:
 
     trace: Trace
     measured: list[Measured]
+
+
+def open_log(path: Path, limit: int | None = None) -> Log:
+    """`read_log` of a file.
+
+    Raises:
+        BadTrace: it cannot be read, or as `read_log`.
+    """
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return read_log(path, lines, limit)
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, error) from error
 
 
 def read_log(path: Path, lines: Iterator[str], limit: int | None = None) -> Log:

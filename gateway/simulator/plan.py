@@ -8,6 +8,9 @@ from typing import Literal
 
 from gateway.simulator.engine import EngineCost, EngineShape
 
+CLOUD_TTFT_S = 0.5
+CLOUD_TPOT_S = 0.02
+"""Of an endpoint of which nothing is known."""
 Knowing = Literal["exact", "predicted"]
 
 
@@ -37,9 +40,10 @@ class EngineSpec:
     max_in_flight: int | None = None
     price: Price | None = None
     cost: EngineCost | None = None
+    pool: str = ""
     elastic: bool = False
-    ttft_s: float = 0.5
-    tpot_s: float = 0.02
+    ttft_s: float = CLOUD_TTFT_S
+    tpot_s: float = CLOUD_TPOT_S
 
 
 @dataclass(frozen=True, slots=True)

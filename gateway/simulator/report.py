@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from gateway.simulator.access_trace import Measured
 from gateway.simulator.engine import NEVER, EngineCost, Job
 from gateway.simulator.plan import Plan
 
@@ -47,11 +48,7 @@ def outcome(jobs: Sequence[Job], plan: Plan, slo: Slo) -> Outcome:
         "tpot": sorted(tpot_s for job in done if (tpot_s := tpot_of(job)) is not None),
         "e2e": sorted(job.ended_s - job.request.arrival_s for job in done),
     }
-    figures: dict[str, float | None] = {}
-    for name, ordered in times.items():
-        figures[f"mean_{name}_s"] = math.fsum(ordered) / len(ordered) if ordered else None
-        for word, share in _QUANTILES:
-            figures[f"{word}_{name}_s"] = quantile(ordered, share)
+    figures = _of_times(times)
     met = sum(slo.met(job, cost) for job in done)
     prompt_tokens = sum(job.request.prompt_tokens for job in done)
     lasted_s = max((job.ended_s for job in done), default=0.0) - min((j.request.arrival_s for j in jobs), default=0.0)
@@ -67,6 +64,30 @@ def outcome(jobs: Sequence[Job], plan: Plan, slo: Slo) -> Outcome:
     if any(engine.price is not None for engine in plan.engines):
         figures["price_usd"] = math.fsum(_price_usd(job, plan) for job in done)
     return Outcome(figures, {name: _curve(ordered) for name, ordered in times.items()})
+
+
+def measured_figures(measured: Sequence[Measured]) -> dict[str, float | None]:
+    """Those of `Outcome.figures` that an access log tells."""
+    figures = _of_times(
+        {
+            "ttft": sorted(one.ttft_s for one in measured if one.ttft_s is not None),
+            "tpot": sorted(tpot_s for one in measured if (tpot_s := one.tpot_s) is not None),
+            "e2e": sorted(one.e2e_s for one in measured),
+        }
+    )
+    prompt_tokens = sum(one.prompt_tokens for one in measured)
+    figures["hit_rate"] = sum(one.cached_tokens for one in measured) / prompt_tokens if prompt_tokens else None
+    figures["completed"] = len(measured)
+    return figures
+
+
+def _of_times(times: Mapping[str, Sequence[float]]) -> dict[str, float | None]:
+    figures: dict[str, float | None] = {}
+    for name, ordered in times.items():
+        figures[f"mean_{name}_s"] = math.fsum(ordered) / len(ordered) if ordered else None
+        for word, share in _QUANTILES:
+            figures[f"{word}_{name}_s"] = quantile(ordered, share)
+    return figures
 
 
 def medians(outcomes: Sequence[Outcome]) -> Outcome:

@@ -77,6 +77,10 @@ class Trace:
         return rows
 
 
+def unreadable(path: Path, error: OSError | UnicodeDecodeError) -> BadTrace:
+    return BadTrace(f"{path}: {error.strerror if isinstance(error, OSError) else 'not UTF-8 text'}")
+
+
 def trace_of(path: Path, requests: list[Request], block_tokens: int, jitter_s: float = 0.0, skipped: int = 0) -> Trace:
     """From second 0 on.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.simulator.access_trace import read_log
-from gateway.simulator.trace import BadTrace, Request, Trace, trace_of
+from gateway.simulator.trace import BadTrace, Request, Trace, trace_of, unreadable
 
 MOONCAKE_BLOCK_TOKENS = 512
 BLOCK_TOKENS = 16
@@ -47,7 +47,7 @@ def read_trace(path: Path, limit: int | None = None) -> Trace:
             if '"duration_ms"' in head:
                 return read_log(path, lines, limit).trace
     except (OSError, UnicodeDecodeError) as error:
-        raise BadTrace(f"{path}: {error.strerror if isinstance(error, OSError) else 'not UTF-8 text'}") from error
+        raise unreadable(path, error) from error
     raise BadTrace(
         f"{path}:1: neither a Mooncake trace (JSON lines with `hash_ids`), nor an Azure trace (CSV that begins "
         "with TIMESTAMP), nor an access log of this gateway (JSON lines with `duration_ms`)"
