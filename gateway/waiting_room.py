@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from types import TracebackType
@@ -128,6 +129,8 @@ class WaitingRoom(Generic[C]):
         self._queue: FairQueue[_Waiter[C]] = FairQueue(options.max_waiting, options.age_s, options.weights)
         self._full: set[Hashable] = set()
         """Groups for which there was no place when last asked; nothing has freed up since."""
+        self._groups: Counter[Hashable | None] = Counter()
+        """Requests that wait, by group; those that have been called may still be counted."""
         self._called: asyncio.Handle | None = None
         self._recheck: asyncio.TimerHandle | None = None
         self._pace = Pace()
@@ -188,6 +191,7 @@ class WaitingRoom(Generic[C]):
     async def _wait(self, entry: Entry[_Waiter[C]], ticket: Ticket, now_s: float) -> Turn[C]:
         waiter, loop = entry.payload, asyncio.get_running_loop()
         self._push(entry, now_s)
+        self._groups[waiter.group] += 1
         position = self._queue.position(entry) + 1
         rate = self._pace.per_s(now_s)
         waiter.turn = loop.create_future()
@@ -204,6 +208,7 @@ class WaitingRoom(Generic[C]):
             raise
         finally:
             expiry.cancel()
+            self._leave(waiter.group)
             self._rest()
         if waiter.claimed is None:
             assert waiter.error is not None
@@ -238,8 +243,8 @@ class WaitingRoom(Generic[C]):
                 self._pace.left(now_s)
             entry.payload.call()
 
-    def _claims(self, entry: Entry[_Waiter[C]]) -> bool:
-        """Whether there is a place for it; if so it has been taken."""
+    def _claims(self, entry: Entry[_Waiter[C]]) -> bool | None:
+        """Whether there is a place for it; if so it has been taken. None: there is none for anybody."""
         waiter = entry.payload
         if waiter.group is not None and waiter.group in self._full:
             return False
@@ -248,9 +253,11 @@ class WaitingRoom(Generic[C]):
         except Exception as error:
             waiter.error = error  # its own request's, not that of whoever freed a place
             return True
-        if waiter.claimed is None and waiter.group is not None:
+        if waiter.claimed is not None:
+            return True
+        if waiter.group is not None:
             self._full.add(waiter.group)
-        return waiter.claimed is not None
+        return None if self._full.issuperset(self._groups) else False
 
     def _check_again(self) -> None:
         self._full.clear()
@@ -277,6 +284,11 @@ class WaitingRoom(Generic[C]):
         self._queue.settle(entry, 0.0)
         self._release(waiter.claimed)
         self.wake()
+
+    def _leave(self, group: Hashable | None) -> None:
+        self._groups[group] -= 1
+        if not self._groups[group]:
+            del self._groups[group]
 
     def _rest(self) -> None:
         """With nobody left, no timer runs."""

@@ -222,15 +222,18 @@ class FairQueue(Generic[T]):
         flow.join()
         self._serve(entry)
 
-    def pop(self, now_s: float, fits: Callable[[Entry[T]], bool] | None = None) -> Entry[T] | None:
+    def pop(self, now_s: float, fits: Callable[[Entry[T]], bool | None] | None = None) -> Entry[T] | None:
         """Take out the first entry that `fits`, and charge its tenant; None: none of the first ones fits.
 
         `fits` is asked of each entry in turn until it says yes, and of `LOOK_AHEAD` at most. It may keep what it found:
-        the entry for which it says yes is the one that is returned.
+        the entry for which it says yes is the one that is returned. None from it: neither this one nor any other fits.
         """
         self._age(now_s)
         for entry in islice(self._in_order(), LOOK_AHEAD):
-            if fits is None or fits(entry):
+            answer = fits is None or fits(entry)
+            if answer is None:
+                break
+            if answer:
                 self._serve(entry)
                 self._drop(entry)
                 return entry

@@ -422,5 +422,5 @@ async def test_after_a_storm_of_cancels_timeouts_and_errors_nothing_is_held(
     assert set(ends) == {"served", "Overloaded", "ZeroDivisionError", "CancelledError"}
     assert len(room) == 0
     assert {group: mine.free for group, mine in places.items()} == {"g": 3, "h": 3}
-    assert room._recheck is None and room._called is None
+    assert room._recheck is None and room._called is None and not room._groups
     assert numbers(telemetry)['headrace_queue_length{deployment="m"}'] == 0

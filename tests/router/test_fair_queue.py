@@ -210,6 +210,15 @@ def test_the_look_ahead_is_bounded() -> None:
     assert len(waiting) == 3 * LOOK_AHEAD
 
 
+def test_who_knows_that_nothing_fits_ends_the_search() -> None:
+    waiting = queue()
+    for tenant in "abc":
+        put(waiting, tenant)
+    answers = iter([False, None])
+    assert waiting.pop(0.0, lambda entry: next(answers)) is None
+    assert next(answers, "asked twice") == "asked twice"
+
+
 def test_a_full_queue_turns_the_newcomer_away() -> None:
     waiting = queue(limit=2)
     put(waiting, "a")
