@@ -99,7 +99,7 @@ class _Link:
         self._read_s = 0.0
         self._retry_s = 0.0
         self._said_s = 0.0
-        self._met: set[int] | None = None
+        self.met: frozenset[int] | None = None
         """Who was there when it was last read; None: it has never been."""
         self._notes: list[Note] = []
 
@@ -119,7 +119,7 @@ class _Link:
         if due:
             self._told, self._told_s = note, now_s
         self._notes = [told for told in map(_decoded, found) if told is not None and told.sender != self._sender]
-        self._read_s, self._met = now_s, {told.sender for told in self._notes}
+        self._read_s, self.met = now_s, frozenset(told.sender for told in self._notes)
         if self.degraded:
             self.degraded = False
             logger.info("peers: %s answers again", self.place.name)
@@ -127,10 +127,6 @@ class _Link:
     def notes(self, now_s: float) -> list[Note]:
         """As long as they count."""
         return self._notes if now_s - self._read_s <= GONE_S else []
-
-    def hides(self, seen: set[int]) -> bool:
-        """Whether peers may be behind it that are not among `seen`."""
-        return self.degraded and (self._met is None or not self._met <= seen)
 
     def _failed(self, error: PlaceFailed, now_s: float) -> None:
         self._retry_s, self._told = now_s + RETRY_S, None
@@ -152,16 +148,17 @@ class Peers:
         self._corrections = corrections
         self._clock = clock
         self._rng = rng
-        self._seen: set[int] = set()
+        self._count = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
-        return f"<Peers {len(self._seen)} at {self._links}>"
+        return f"<Peers {self._count} at {self._links}>"
 
     @property
     def blind(self) -> bool:
         """Whether there are peers, or may be, that cannot be seen at this moment."""
-        return any(link.hides(self._seen) for link in self._links)
+        seen = {sender for link in self._links if not link.degraded for sender in link.met or ()}
+        return any(link.degraded and (link.met is None or not link.met <= seen) for link in self._links)
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -183,13 +180,13 @@ class Peers:
             await one.trade(note, self._clock)
         now_s = self._clock.monotonic()
         peers = {told.sender: told for each in self._links for told in each.notes(now_s)}
-        self._seen = set(peers)
+        self._count = len(peers)
         self._corrections.heard(_added(peers.values()))
         self._corrections.apply(now_s)
 
     def counts(self) -> Iterable[tuple[tuple[str, ...], float]]:
         """Peers that are seen, for the metrics."""
-        return [((), float(len(self._seen)))]
+        return [((), float(self._count))]
 
     def degraded(self) -> Iterable[tuple[tuple[str, ...], float]]:
         """By place, 1.0 while it fails, for the metrics."""
