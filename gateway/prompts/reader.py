@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from gateway.prompts.body import MEDIA_TOKENS, Prompt, read_prompt
 from gateway.prompts.facts import PromptFacts
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gateway.prompts.tokenizer import ChatTokenizer
 
 logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 BLOCK_BYTES = 256
 """Without token ids: bytes to a block."""
@@ -28,7 +29,7 @@ INLINE_BYTES = 256 * 1024
 MAX_TOKENIZED_BYTES = 1024 * 1024
 """A larger body is keyed by its bytes: its rendering alone would take too long."""
 MAX_PENDING = 16
-"""With so many prompts waiting for the thread, the next one is keyed by its bytes at once."""
+"""With so many prompts waiting for the thread, or one that takes too long, the next is keyed by its bytes at once."""
 LIMIT_S = 0.020
 _WORK_SHARE = 0.75
 """After this share of the limit the thread begins no more work: what it has by then arrives in time."""
@@ -49,6 +50,8 @@ class PromptThread:
         self._memo_bytes = memo_bytes
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="prompts")
         self._loads: dict[tuple[Path, Path | None], Future[ChatTokenizer]] = {}
+        self._began_s = 0.0
+        """When the thread began what it is doing; 0: it does nothing."""
         self.pending = 0
         """Prompts that wait, or are being read."""
         self.memo = KeyMemo(KEY_MEMO_BYTES)
@@ -61,17 +64,25 @@ class PromptThread:
         """The tokenizer that lies there, as soon as the thread has read it; the same one for all who ask."""
         name = (path, chat_template)
         if name not in self._loads:
-            self._loads[name] = self._executor.submit(_load, path, chat_template, self._memo_bytes)
+            self._loads[name] = self._executor.submit(self._run, lambda: _load(path, chat_template, self._memo_bytes))
         return self._loads[name]
 
     def submit(self, job: Callable[[], PromptFacts]) -> Future[PromptFacts] | None:
         """None: it would wait too long, or the thread is closed."""
-        if self.pending >= MAX_PENDING:
+        began_s = self._began_s
+        if self.pending >= MAX_PENDING or (began_s and time.monotonic() - began_s > self.limit_s):
             return None
         try:
-            return self._executor.submit(job)
+            return self._executor.submit(self._run, job)
         except RuntimeError:
             return None
+
+    def _run(self, job: Callable[[], _Result]) -> _Result:
+        self._began_s = time.monotonic()
+        try:
+            return job()
+        finally:
+            self._began_s = 0.0
 
     def close(self) -> None:
         """What waits is dropped. Returns at once; the thread ends with what it has begun."""

@@ -71,9 +71,12 @@ class Gate:
 
     def __init__(self, thread: PromptThread) -> None:
         self._open = threading.Event()
+        self._closed = threading.Event()
         thread.submit(self._wait)
+        self._closed.wait(PATIENT_S)
 
     def _wait(self) -> PromptFacts:
+        self._closed.set()
         self._open.wait(PATIENT_S)
         return PromptFacts(0)
 
@@ -168,10 +171,19 @@ async def test_a_prompt_that_takes_too_long_is_keyed_by_its_bytes() -> None:
     thread = PromptThread(0.01)
     reader = await with_tokens(thread)
     gate = Gate(thread)
-    facts = await facts_of(reader, chat(LONG))
-    gate.open()
-    assert facts == at_once(by_bytes(thread), chat(LONG))
+    late = reader.read(chat(LONG), {})
+    assert not isinstance(late, PromptFacts)
+    assert await late == at_once(by_bytes(thread), chat(LONG))
     assert thread.pending == 0
+    gate.open()
+    thread.close()
+
+
+def test_while_the_thread_hangs_nobody_waits_for_it() -> None:
+    thread = PromptThread(0.0)
+    gate = Gate(thread)
+    assert thread.submit(lambda: PromptFacts(0)) is None
+    gate.open()
     thread.close()
 
 
