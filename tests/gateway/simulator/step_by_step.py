@@ -23,7 +23,9 @@ def step_by_step(
 ) -> list[tuple[float, float]]:
     """When each request had its first and its last token. No prefix cache; KV blocks are counted."""
     every = [Progress(request) for request in requests]
-    waiting, prefilling, decoding = list(every), [], []
+    waiting = list(every)
+    prefilling: list[Progress] = []
+    decoding: list[Progress] = []
     now_s = 0.0
 
     def blocks(one: Progress) -> int:
@@ -32,7 +34,8 @@ def step_by_step(
     while waiting or prefilling or decoding:
         if not prefilling and not decoding and waiting[0].request.arrival_s > now_s:
             now_s = waiting[0].request.arrival_s
-        budget, seconds, prefilled = shape.step_tokens - len(decoding), 0.0, []
+        budget, seconds = shape.step_tokens - len(decoding), 0.0
+        prefilled: list[Progress] = []
         if decoding:
             context = sum(one.request.prompt_tokens + one.decoded for one in decoding)
             seconds += cost.decode_step_s + cost.decode_request_s * len(decoding) + cost.decode_token_s * context
