@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 
 from router.load import ReplicaLoad
 from router.types import Features
@@ -52,35 +53,35 @@ class MarginalLatency:
         costs = self._costs(features, replicas)
         for i, replica in enumerate(replicas):
             prefill_s = replica.speed.prefill_s(features.prompt_tokens, features.cached_at(i))
+            usage = min(MOST_USED, replica.kv_usage(features.prompt_tokens + features.output_tokens))
             told.append(
                 {
                     "backlog_s": replica.backlog_s(features.now_s),
                     "prefill_s": prefill_s,
                     "stall_s": STALL * (replica.in_flight + replica.others_in_flight) * prefill_s,
                     "fixed_s": replica.speed.fixed_s,
-                    "kv_s": _barrier_s(replica, features),
+                    "kv_s": BARRIER_S * usage / (1.0 - usage),
                     "cost": costs[i],
                 }
             )
         return told
 
     def _costs(self, features: Features, replicas: Sequence[ReplicaLoad]) -> list[float]:
-        costs = [self._cost(features, i, r) for i, r in enumerate(replicas)]
+        """Few calls: it runs over every replica for every request."""
+        prompt_tokens, now_s = features.prompt_tokens, features.now_s
+        context_tokens = prompt_tokens + features.output_tokens
+        costs = []
+        for replica, cached_tokens in zip(replicas, features.cached or repeat(0), strict=False):
+            speed = replica.speed
+            stalled = 1.0 + STALL * (replica.in_flight + replica.others_in_flight)
+            cost_s = speed.prefill_s(prompt_tokens, cached_tokens) * stalled + speed.fixed_s
+            usage = replica.kv_usage(context_tokens)
+            if usage > MOST_USED:
+                usage = MOST_USED
+            costs.append(cost_s + replica.backlog_s(now_s) + BARRIER_S * usage / (1.0 - usage))
         best = min(costs)
         for i, replica in enumerate(replicas):
             if not replica.in_flight and costs[i] > best:
-                idle_s = features.now_s - replica.last_sent_s
+                idle_s = now_s - replica.last_sent_s
                 costs[i] = best + (costs[i] - best) * 0.5 ** (idle_s / IDLE_HALF_S)
         return costs
-
-    def _cost(self, features: Features, index: int, replica: ReplicaLoad) -> float:
-        speed = replica.speed
-        prefill_s = speed.prefill_s(features.prompt_tokens, features.cached_at(index))
-        stalled = STALL * (replica.in_flight + replica.others_in_flight)
-        cost_s = replica.backlog_s(features.now_s) + prefill_s * (1.0 + stalled) + speed.fixed_s
-        return cost_s + _barrier_s(replica, features)
-
-
-def _barrier_s(replica: ReplicaLoad, features: Features) -> float:
-    usage = min(MOST_USED, replica.kv_usage(features.prompt_tokens + features.output_tokens))
-    return BARRIER_S * usage / (1.0 - usage)
