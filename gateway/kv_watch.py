@@ -15,15 +15,17 @@ from engines.kv_events.sockets import MissingLibrary, Sockets
 from engines.kv_events.sources import SOURCES_PATH, Source, configured, sources_in
 from engines.kv_events.subscriber import Subscriber
 from engines.kv_events.tracker import Sink, Tracker
+from gateway.backoff import Backoff
 from gateway.clock import Clock
 from gateway.config import EngineOptions
-from gateway.pool_keeper import Backoff
 from router.prefix import Certainty, PrefixIndex, Slot
 
 logger = logging.getLogger(__name__)
 
 ASK_AGAIN_S = 300.0
 """An engine that publishes nothing may be another one by then."""
+LONGEST_PAUSE_S = 5.0
+"""Between attempts to reach an engine that is away."""
 GRACE_S = 3.0
 """How long a lost connection may take to come back before what the engine holds is taken to be uncertain."""
 
@@ -122,7 +124,7 @@ class KvWatch:
         self._finder = finder
         self._sockets = sockets
         self._clock = clock
-        self._backoff = Backoff(rng)
+        self._backoff = Backoff(rng, first_s=0.1, max_s=LONGEST_PAUSE_S)
         self._grace_s = grace_s
         self._subscribers: dict[int, Subscriber] = {}
         self._task: asyncio.Task[None] | None = None
@@ -152,6 +154,7 @@ class KvWatch:
 
     async def _run(self) -> None:
         while True:
+            sources: Sequence[Source] | None = None
             try:
                 sources = await self._finder.find()
                 if sources:
@@ -162,10 +165,10 @@ class KvWatch:
             except ValueError as error:
                 logger.warning("%s: KV events: %s", self.name, error)
                 return
-            if sources == []:
-                await self._clock.sleep(ASK_AGAIN_S)
-            else:
-                await self._clock.sleep(self._backoff.pause_s())
+            except Exception:
+                logger.exception("%s: KV events", self.name)
+                self._forget()
+            await self._clock.sleep(ASK_AGAIN_S if sources == [] else self._backoff.pause_s())
 
     async def _follow(self, sources: Sequence[Source]) -> None:
         """Hear all of them until one connection is lost."""
@@ -192,7 +195,7 @@ class KvWatch:
         """A rank that was heard before goes on where it was, wherever it publishes now."""
         if {one.rank for one in sources} != set(self._subscribers):
             if self._subscribers:
-                self._sink.cleared()
+                self._forget()
             ranks = Ranks(self._sink) if len(sources) > 1 else None
             self._subscribers = {
                 one.rank: Subscriber(one, Tracker(ranks.rank() if ranks else self._sink), self._sockets)
@@ -200,6 +203,12 @@ class KvWatch:
             }
         for one in sources:
             self._subscribers[one.rank].source = one
+
+    def _forget(self) -> None:
+        """Begin anew, with nothing known."""
+        self._subscribers = {}
+        self._sink.cleared()
+        self._sink.certain(exact=False)
 
     def _worry(self) -> None:
         """A connection is lost. Most come back at once, and nothing was missed."""

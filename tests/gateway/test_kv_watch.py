@@ -145,7 +145,7 @@ async def test_an_engine_that_does_not_answer_yet_is_asked_again_soon() -> None:
     async with answering(b"", 503) as (engine, url, requests), watching(Asked(engine, url)) as (_, heard, clock):
         while len(requests) < 3:
             await asyncio.sleep(0)
-        assert clock.slept[0] < 1.0 < clock.slept[1] * 2
+        assert clock.slept[0] < clock.slept[1] < 1.0
         assert not heard.calls
     gone = Asked(HttpEngine(Endpoint("p-0", url)), url)
     assert await gone.find() is None
@@ -205,6 +205,27 @@ async def test_several_ranks_are_one_replica_that_is_never_exact() -> None:
             await second.stop()
             await heard.holds()
             assert watch.exact
+
+
+async def test_a_fault_of_our_own_is_logged_and_nothing_stays_that_it_may_have_spoilt(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Faulty(Heard):
+        def stored(self, keys: Sequence[int]) -> None:
+            if "cleared" in self.calls[1:]:
+                super().stored(keys)
+            else:
+                raise RuntimeError("a fault")
+
+    async with publishing() as publisher:
+        heard, sockets = Faulty(), Sockets()
+        found = Found([source_of(publisher)])
+        watch = KvWatch("p-0", heard, found, sockets, clock=Clock(), rng=random.Random(1))
+        watch.start()
+        await publisher.publish(stored(A))
+        await heard.holds(keys_of(A))
+        assert [record.message for record in caplog.records if record.levelname == "ERROR"] == ["p-0: KV events"]
+        await watch.aclose()
 
 
 async def test_a_wrong_endpoint_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
