@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -17,8 +17,8 @@ LEAST = 5
 QUICK = 0.8
 """The quickest fifth of the answers had to wait for nobody: what they took is what the engine takes."""
 LEAST_DECODED = 8
-DAMPING = 0.7
 MOST_CORRECTED = 2.0
+"""In one step: what was simulated under overload says little of how much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,33 +61,41 @@ def typical(paces: Sequence[Pace]) -> Pace:
     )
 
 
-def corrected(
-    paces: Mapping[str, Pace], jobs: Sequence[Job], plan: Plan, measured: Sequence[Measured]
-) -> dict[str, Pace]:
-    """What would have brought the simulated times of each pool closer to the measured ones.
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """How much longer the simulated times of a pool are than the measured ones: logarithms of the medians' ratios."""
 
-    A request's time holds that of others in its batch, and waiting; so the engines' own cannot be read off, but have to
-    be approached.
+    ttft: float
+    tpot: float
+
+    def corrected(self, pace: Pace, step: float) -> Pace:
+        """What would have come closer. step: 1.0 if times were in proportion to the pace; they grow faster."""
+        most = math.log(MOST_CORRECTED)
+        prefill, decode = (math.exp(max(-most, min(most, step * one))) for one in (self.ttft, self.tpot))
+        return replace(pace, prefill=pace.prefill * prefill, decode=pace.decode * decode)
+
+
+def misfits(jobs: Sequence[Job], plan: Plan, measured: Sequence[Measured]) -> dict[str, Misfit]:
+    """By pool.
+
+    A request's time holds that of others in its batch, and waiting; so an engine's own cannot be read off a log, but
+    has to be approached.
     """
-    better = dict(paces)
-    for pool, pace in paces.items():
+    found: dict[str, Misfit] = {}
+    for pool in {spec.pool for spec in plan.engines if not spec.elastic}:
         simulated = [job for job in jobs if job.ended_s != NEVER and plan.engines[job.engine].pool == pool]
         real = [one for one in measured if one.pool == pool and one.ttft_s]
-        prefill = _ratio(
-            [job.first_s - job.request.arrival_s for job in simulated], [one.ttft_s or 0.0 for one in real]
+        found[pool] = Misfit(
+            _longer([job.first_s - job.request.arrival_s for job in simulated], [one.ttft_s for one in real]),
+            _longer([tpot_of(job) for job in simulated], [one.tpot_s for one in real]),
         )
-        decode = _ratio([tpot_of(job) for job in simulated], [one.tpot_s for one in real])
-        better[pool] = replace(pace, prefill=pace.prefill * prefill, decode=pace.decode * decode)
-    return better
+    return found
 
 
-def _ratio(simulated: Sequence[float | None], real: Sequence[float | None]) -> float:
-    """Of the medians; damped and bounded, as the times grow faster than the pace falls."""
+def _longer(simulated: Sequence[float | None], real: Sequence[float | None]) -> float:
     one = quantile(sorted(value for value in simulated if value), 0.5)
     other = quantile(sorted(value for value in real if value), 0.5)
-    if not one or not other:
-        return 1.0
-    return min(MOST_CORRECTED, max(1.0 / MOST_CORRECTED, math.pow(one / other, DAMPING)))
+    return math.log(one / other) if one and other else 0.0
 
 
 def _pace(answers: Sequence[Measured], cost: EngineCost) -> Pace | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -13,13 +14,14 @@ from gateway.prices import PriceTable, shipped
 from gateway.prices.overrides import overrides_of
 from gateway.residency import Clearance, Residency
 from gateway.simulator.access_trace import Log
-from gateway.simulator.calibrate import Pace, corrected, paces_of, typical
+from gateway.simulator.calibrate import Pace, misfits, paces_of, typical
 from gateway.simulator.engine import EngineCost
 from gateway.simulator.plan import EngineSpec, Plan, Price, QueueSpec, Route
 from gateway.simulator.run import simulate_plan
 
 FIT_REQUESTS = 5_000
-FIT_ROUNDS = 8
+FIT_STEPS = (0.7, 0.7, 0.7, 0.5, 0.5, 0.35, 0.35, 0.25, 0.25, 0.2)
+"""They become shorter, or under overload they would go to and fro."""
 _LEAST = Clearance("", level=-1)
 
 
@@ -53,11 +55,18 @@ def fitted(log: Log, config: Config, seen: Scenery) -> Scenery:
     """Engines with which `config`, simulated, takes about the times that are in the log it wrote."""
     trace = replace(log.trace, requests=log.trace.requests[:FIT_REQUESTS])
     measured = log.measured[:FIT_REQUESTS]
-    for _round in range(FIT_ROUNDS):
+    best, least = seen, math.inf
+    for step in FIT_STEPS:
         plan = plan_of(config, replace(seen, scale=1.0))
-        paces = corrected(seen.paces, simulate_plan(trace, plan, seed=1), plan, measured)
+        found = misfits(simulate_plan(trace, plan, seed=1), plan, measured)
+        error = sum(abs(misfit.ttft) + abs(misfit.tpot) for misfit in found.values())
+        if error < least:
+            best, least = seen, error
+        paces = {
+            pool: found[pool].corrected(pace, step) if pool in found else pace for pool, pace in seen.paces.items()
+        }
         seen = replace(seen, paces=paces)
-    return seen
+    return best
 
 
 def plan_of(config: Config, seen: Scenery) -> Plan:

@@ -11,6 +11,7 @@ from pathlib import Path
 from gateway.simulator.engine import EngineCost
 from gateway.simulator.trace import Caller, Request, Trace
 
+SOMEBODY = Caller("team", "key", "llama")
 ROUND = EngineCost(
     prefill_request_s=0.5,
     prefill_token_s=0.001,
@@ -64,7 +65,7 @@ def log_line(
     *,
     tokens: tuple[int, int, int] = (100, 10, 0),
     ttft_s: float | None = 0.1,
-    caller: Caller = Caller("team", "key", "llama"),
+    caller: Caller = SOMEBODY,
     where: tuple[str, str] = ("gpus", "gpus-0"),
     **more: object,
 ) -> str:

@@ -49,8 +49,8 @@ def test_pinned_blocks_fit_and_the_holders_are_who_holds(rows: list[tuple[int, i
         if caches[engine].pin(keys, private) is not None:
             taken.append((engine, keys, private))
         if ends and taken:
-            engine, keys, private = taken.pop(0)
-            caches[engine].release(keys, private)
+            used_at, used_keys, used_private = taken.pop(0)
+            caches[used_at].release(used_keys, used_private)
         for engine, cache in enumerate(caches):
             used = [(keys, private) for at, keys, private in taken if at == engine]
             distinct = {key for keys, _private in used for key in keys}

@@ -61,7 +61,10 @@ def test_a_conversation_is_what_shares_a_block_that_few_share(tmp_path: Path) ->
         (f"{AZURE}\n2023-11-16 18:15:46,3\n", "t:2: '2023-11-16 18:15:46,3' is not TIMESTAMP,ContextTokens"),
         (f"{AZURE}\nyesterday,3,4\n", "t:2: 'yesterday,3,4' is not"),
         (f"{AZURE}\n", "t: no requests in it"),
-        (log_line(1.0, 1.0) + '\n{"time": "now", "duration_ms": 1}\n', "t:2: not a line of the access log: Invalid iso"),
+        (
+            log_line(1.0, 1.0) + '\n{"time": "now", "duration_ms": 1}\n',
+            "t:2: not a line of the access log: Invalid iso",
+        ),
         (log_line(1.0, 1.0) + '\n{"duration_ms": 1}\n', "t:2: not a line of the access log: Object missing required"),
         (log_line(1.0, 1.0, tokens=(0, 0, 0), status=429), "t: no requests in it; 1 lines have no tokens"),
     ],
