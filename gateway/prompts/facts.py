@@ -41,9 +41,9 @@ class PromptFacts:
     def keys_for(self, block_tokens: int) -> Sequence[int]:
         """The keys for an engine with blocks of that many tokens. Those not asked for in `read` are made now.
 
-        Empty where the keys are not exact.
+        Empty where the keys are not exact, or the size makes no sense.
         """
-        if not self.exact:
+        if not self.exact or block_tokens <= 0:
             return ()
         if block_tokens == self.block_tokens:
             return self.keys

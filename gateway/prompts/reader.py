@@ -131,11 +131,13 @@ class PromptReader:
         Args:
             call: the request.
             headers: the client's, names in lower case.
-            block_tokens: sizes of the engines' KV blocks, the first for `PromptFacts.keys`.
+            block_tokens: sizes of the engines' KV blocks, the first for `PromptFacts.keys`; senseless ones are 16.
 
         Returns:
             The facts, at once where there is no tokenizer and the body is small; else within the thread's limit.
         """
+        if not block_tokens or min(block_tokens) <= 0:
+            block_tokens = DEFAULT_BLOCK_TOKENS
         tokenizer = self._tokenizer if len(call.body) <= MAX_TOKENIZED_BYTES else None
         if tokenizer is None and len(call.body) <= INLINE_BYTES:
             return self._by_bytes(call, headers, block_tokens, self._memo)

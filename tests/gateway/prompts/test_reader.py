@@ -146,6 +146,15 @@ async def test_token_ids_of_the_caller_need_no_tokenizer(thread: PromptThread, t
         assert facts.keys == chain(array("I", ids).tobytes(), 64, first_seed("", b""))
 
 
+async def test_block_sizes_that_make_no_sense_are_not_used(tokens: PromptReader) -> None:
+    usual = await facts_of(tokens, chat(LONG))
+    for sizes in ((), (0,), (16, -1)):
+        waiting = tokens.read(chat(LONG), {}, sizes)
+        assert not isinstance(waiting, PromptFacts)
+        assert (await waiting).keys == usual.keys
+    assert usual.keys_for(0) == ()
+
+
 async def test_further_prompts_of_a_request_are_estimated(thread: PromptThread, tokens: PromptReader) -> None:
     ids = await facts_of(by_bytes(thread), call({"prompt": [[1, 2], [3]]}, Operation.COMPLETIONS))
     assert (ids.prompt_tokens, ids.estimated) == (3, True)
