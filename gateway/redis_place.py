@@ -14,6 +14,7 @@ from typing import cast
 from redis.asyncio import Redis as Client
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as SlowRedis
 
@@ -45,6 +46,7 @@ class RedisPlace:
             retry=Retry(NoBackoff(), 0),
             max_connections=2,
             client_name="headrace",
+            driver_info=DriverInfo(),  # or each connection would ask the disk for the library's version
         )
         self._me = secrets.token_hex(8).encode()
         self._root = f"{{{options.prefix}}}:peers"
