@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import msgspec
 from xxhash import xxh3_64_intdigest
 
-from engines.kv_events.codec import AllBlocksCleared, BlockRemoved, BlockStored, Event, Hash
+from engines.kv_events.codec import BlockRemoved, BlockStored, Event, Hash
 
 MAX_BLOCKS = 1 << 20
 """Blocks that one tracker remembers. An H100 with 16 tokens a block has under a tenth of that."""
@@ -145,13 +145,22 @@ class Tracker:
     def apply(self, events: Sequence[Event]) -> Iterator[int]:
         """Take what the engine tells, in steps: gives the number of blocks handled in each. Between steps the caller
         may do something else, but no other call to this tracker may come before the last."""
+        gone: list[int] = []  # engines evict block by block, an event for each
         for event in events:
+            if isinstance(event, BlockRemoved):
+                for name in self._counted(event):
+                    key = self._remove(name)
+                    if key is not None:
+                        gone.append(key)
+                    if len(gone) >= STEP:
+                        yield from self._flush(gone)
+                continue
+            yield from self._flush(gone)
             if isinstance(event, BlockStored):
                 yield from self._stored(event)
-            elif isinstance(event, BlockRemoved):
-                yield from self._removed(event)
-            elif isinstance(event, AllBlocksCleared):
+            else:
                 self.begin()
+        yield from self._flush(gone)
         self._tell()
 
     # Blocks that come
@@ -225,15 +234,19 @@ class Tracker:
 
     # Blocks that go
 
-    def _removed(self, event: BlockRemoved) -> Iterator[int]:
-        if not self._groups.get(event.group_idx, False) or (event.medium not in _DEVICE and event.medium != _HOST):
-            return
-        hashes = event.block_hashes
-        for start in range(0, len(hashes), STEP):
-            gone = [key for name in hashes[start : start + STEP] if (key := self._remove(name)) is not None]
-            if gone:
-                self._sink.removed(gone)
-            yield min(STEP, len(hashes) - start)
+    def _counted(self, event: BlockRemoved) -> Sequence[Hash]:
+        """The blocks of the event, if they are of a group and a memory that count."""
+        counts = self._groups.get(event.group_idx, False) and (event.medium in _DEVICE or event.medium == _HOST)
+        return event.block_hashes if counts else ()
+
+    def _flush(self, gone: list[int]) -> Sequence[int]:
+        """Tell the sink what is gone. Gives steps."""
+        if not gone:
+            return ()
+        told = len(gone)
+        self._sink.removed(gone[:])
+        gone.clear()
+        return (told,)
 
     def _remove(self, name: Hash) -> int | None:
         """One copy of a block less. Returns its key if that was the last."""
