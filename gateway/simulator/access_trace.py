@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
@@ -34,6 +34,7 @@ class _Line(msgspec.Struct):
     tokens_out: int = 0
     tokens_cached: int = 0
     cache: str = ""
+    prefix: list[str] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +82,14 @@ def read_log(path: Path, lines: Iterator[str], limit: int | None = None) -> Log:
     """The first `limit` requests that an engine answered.
 
     Lines without tokens are skipped: what was refused says nothing of its length, and what the response cache answered
-    asked no engine. Which prompts began alike is guessed from the tokens that were cached.
+    asked no engine. Where `prefix` does not tell which prompts began alike, it is guessed from the cached tokens.
 
     Raises:
         BadTrace: a line is not one of the access log, or no request was answered.
     """
     decode = msgspec.json.Decoder(_Line).decode
     found: list[tuple[Request, Measured]] = []
-    skipped = 0
+    blocks, skipped = _Blocks(), 0
     for number, line in enumerate(lines, 1):
         if limit is not None and len(found) >= limit:
             break
@@ -102,9 +103,11 @@ def read_log(path: Path, lines: Iterator[str], limit: int | None = None) -> Log:
         if row.tokens_in <= 0 or not row.deployment or row.cache == "hit":
             skipped += 1
         else:
-            found.append((_request(row, ended_s - row.duration_ms / 1e3), _measured(row)))
+            request = _request(row, ended_s - row.duration_ms / 1e3)
+            request.keys = blocks.of_marks(request.prompt_tokens, row.prefix)
+            found.append((request, _measured(row)))
     found.sort(key=lambda pair: pair[0].arrival_s)
-    _guess_prefixes(found)
+    _guess_prefixes(found, blocks)
     requests = [request for request, _measured in found]
     return Log(trace_of(path, requests, LOG_BLOCK_TOKENS, skipped=skipped), [measured for _request, measured in found])
 
@@ -121,24 +124,57 @@ def _measured(row: _Line) -> Measured:
     return Measured(row.pool, row.replica, row.tokens_in, max(1, row.tokens_out), cached_tokens, ttft_s, e2e_s)
 
 
-def _guess_prefixes(found: list[tuple[Request, Measured]]) -> None:
-    """Give the prompts block keys, such that each finds what it found cached.
+class _Blocks:
+    """Keys for blocks: equal ones for those that are known to be equal."""
+
+    def __init__(self) -> None:
+        self._count = count()
+        self._known: dict[tuple[str, int], int] = {}
+
+    def fresh(self, blocks: int) -> list[int]:
+        return [next(self._count) for _ in range(blocks)]
+
+    def of_marks(self, prompt_tokens: int, marks: Sequence[str]) -> list[int]:
+        """A block is the same as another one if the shortest beginning that covers it is the same; see `prefix_marks`.
+
+        Raises:
+            ValueError: a mark has no number of tokens.
+        """
+        keys: list[int] = []
+        most = _blocks_in(prompt_tokens)
+        for mark in marks:
+            covered = min(most, int(mark.partition(":")[0]) // LOG_BLOCK_TOKENS)
+            for block in range(len(keys), covered):
+                name = mark, block
+                if name not in self._known:
+                    self._known[name] = next(self._count)
+                keys.append(self._known[name])
+        return [*keys, *self.fresh(most - len(keys))] if keys else []
+
+
+def _blocks_in(prompt_tokens: int) -> int:
+    return (prompt_tokens - 1) // LOG_BLOCK_TOKENS
+
+
+def _guess_prefixes(found: list[tuple[Request, Measured]], fresh: _Blocks) -> None:
+    """Give the prompts of which nothing is told keys, such that each finds what it found cached.
 
     It is taken to continue the shortest prompt of the same caller that is long enough; of equal ones, the latest.
     """
-    fresh = count()
-    before: dict[Caller, deque[list[int]]] = {}
+    before: dict[Caller, deque[Sequence[int]]] = {}
     for request, measured in found:
+        if request.keys:
+            continue
         prompts = before.setdefault(request.caller, deque(maxlen=REMEMBERED))
-        blocks = (request.prompt_tokens - 1) // LOG_BLOCK_TOKENS
+        blocks = _blocks_in(request.prompt_tokens)
         shared = min(measured.cached_tokens // LOG_BLOCK_TOKENS, blocks)
         keys = list(_continued(prompts, shared)) if shared else []
-        keys += (next(fresh) for _ in range(blocks - len(keys)))
+        keys += fresh.fresh(blocks - len(keys))
         request.keys = keys
         prompts.appendleft(keys)
 
 
-def _continued(prompts: deque[list[int]], blocks: int) -> list[int]:
+def _continued(prompts: deque[Sequence[int]], blocks: int) -> Sequence[int]:
     """So many leading keys of an earlier prompt, fewer if all are shorter."""
     long_enough = [keys for keys in prompts if len(keys) >= blocks]
     if long_enough:

@@ -68,7 +68,7 @@ class Front:
         work, request = job.work, job.request
         assert work is not None
         uncached = request.prompt_tokens - job.cached_tokens
-        work.close(uncached)
+        work.close(request.prompt_tokens, job.cached_tokens)
         self._knowledge.answered(request, job.engine, work.cached_tokens, job.cached_tokens)
         desk = self._desk(request)
         assert desk is not None

@@ -9,6 +9,8 @@ import pytest
 from gateway.simulator.access_trace import LOG_BLOCK_TOKENS, Log, open_log
 from gateway.simulator.trace import BadTrace, Caller
 from gateway.telemetry.access_log import Line
+from gateway.telemetry.prefix_marks import GROWTH, marks
+from router.prefix import Prefix
 from tests.gateway.simulator import log_line, write_lines
 
 B = LOG_BLOCK_TOKENS
@@ -49,6 +51,36 @@ def test_a_prompt_that_found_tokens_cached_continues_the_prompt_that_left_them(t
     assert not {*stranger} & {*first}  # nobody of the same caller came before
     assert long[:9] == second  # none is long enough: the longest
     assert len({*long[9:]} & {*first, *second, *third}) == 0
+
+
+def test_where_the_log_tells_which_prompts_begin_alike_nothing_is_guessed(tmp_path: Path) -> None:
+    told = ["64:aa", "80:bb", "100:cc", "125:dd", "156:ee"]
+    log = read(
+        tmp_path,
+        log_line(1.0, 0.5, tokens=(161, 1, 0), prefix=told),
+        log_line(2.0, 0.5, tokens=(400, 1, 0), prefix=[*told, "195:ff", "244:11", "305:22"]),
+        log_line(3.0, 0.5, tokens=(200, 1, 0), prefix=[*told[:3], "125:00", "156:ee"]),
+        log_line(4.0, 0.5, tokens=(200, 1, 128), prefix=["64:00"]),
+    )
+    first, second, third, other = (list(r.keys) for r in log.trace.requests)
+    assert (len(first), len(second), len(third), len(other)) == (2, 6, 3, 3)
+    assert second[:2] == first
+    assert third[0] == first[0]
+    assert not {*other} & {*first, *second, *third}
+    assert len({*second[2:], *third[2:]}) == 5
+
+
+def test_marks_lead_back_to_what_prompts_share(tmp_path: Path) -> None:
+    keys = [list(range(1, 200)), [*range(1, 101), *range(1000, 1100)], list(range(5000, 5200))]
+    lines = [
+        log_line(float(i), 0.1, tokens=(16 * len(some) + 1, 1, 0), prefix=marks(Prefix(some, 16.0), b"salt"))
+        for i, some in enumerate(keys)
+    ]
+    first, second, stranger = (list(r.keys) for r in read(tmp_path, *lines).trace.requests)
+    shared = sum(one == other for one, other in zip(first, second, strict=False))
+    assert 100 * 16 / GROWTH / B - 1 <= shared <= 100 * 16 / B
+    assert first[:shared] == second[:shared]
+    assert not {*stranger} & {*first}
 
 
 def test_the_whole_prompt_is_never_cached(tmp_path: Path) -> None:
