@@ -16,12 +16,14 @@ from engines.outbox import Outbox
 from gateway.admission import LocalLedger
 from gateway.api.openapi import Status
 from gateway.api.routes import ApiState, create_api
+from gateway.attendance import Attendance
 from gateway.catalog import Catalog, build_pools
 from gateway.choice import Chooser
 from gateway.classifier import Classifier
 from gateway.clock import Clock, RealClock
 from gateway.config import Config
 from gateway.config import Pool as PoolOptions
+from gateway.config.queue_options import QueueOptions
 from gateway.config.secrets import secrets_of
 from gateway.discovery import discovery_of
 from gateway.dispatch import Dispatcher
@@ -31,6 +33,7 @@ from gateway.http.cors import Cors
 from gateway.http.server import SWEEP_S, HttpConnection
 from gateway.http.state import ServerState
 from gateway.identity import KeyRing
+from gateway.knowledge import Knowledge
 from gateway.pipeline import Pipeline
 from gateway.pool_keeper import MakeReplica, PoolKeeper
 from gateway.pool_report import PoolList, report, states
@@ -38,12 +41,12 @@ from gateway.pools import Pool
 from gateway.process.board import Turn
 from gateway.process.listener import Acceptor
 from gateway.reception import Reception
-from gateway.replicas import Replica
+from gateway.replicas import Lease, Nobody, Replica
 from gateway.residency import Residency
 from gateway.routes import Routes
 from gateway.telemetry import Exposition, Redactor, Telemetry, merge, render, series
+from gateway.waiting_room import WaitingRoom
 from gateway.warm_up import WarmUpCall, engine_models
-from router.prefix import PrefixIndex
 
 Metrics = Callable[[str], Awaitable[Exposition]]
 Pools = Callable[[], Awaitable[PoolList]]
@@ -79,16 +82,23 @@ class Gateway:
             config.telemetry, worker_id=worker_id, deployments=names, redactor=Redactor(secrets_of(config))
         )
         outbox = Outbox()
-        self.index = PrefixIndex()
+        knowledge = self._knowledge = Knowledge(config, clock, rng)
 
         def make(pool: str, name: str, url: str) -> Replica:
-            replica = _replica(config.pools[pool], pool, name, url, outbox)
-            replica.slot = self.index.open()
-            return replica
+            return _replica(config.pools[pool], pool, name, url, outbox)
 
         self.pools = build_pools(config, make)
-        self.keepers = [_keeper(pool, config, make, clock, rng) for pool in self.pools.values()]
-        catalog = Catalog(config, self.pools, rng)
+        attendance = knowledge.attendance
+        self.keepers = [_keeper(pool, config, make, clock, rng, attendance) for pool in self.pools.values()]
+        knowledge.see(self.pools, self.telemetry)
+        chooser = Chooser(clock, rng, knowledge.index)
+
+        def room(name: str, options: QueueOptions) -> WaitingRoom[Lease | Nobody] | None:
+            return chooser.open_room(name, options, self.telemetry) if options.max_waiting else None
+
+        catalog = Catalog(config, self.pools, rng, knowledge.reader, room, knowledge.jittered)
+        self.rooms = chooser.rooms
+        """Where calls wait for a place."""
         identity = KeyRing(config.auth)
         cache = config.cache
         self.ledger = LocalLedger()
@@ -99,7 +109,7 @@ class Gateway:
             catalog=catalog,
             ledger=self.ledger,
             cache=ExactCache(cache.max_bytes, cache.ttl_s, clock.monotonic) if cache.enabled else None,
-            dispatcher=Dispatcher(clock, rng, self.telemetry, Chooser(clock, rng, self.index)),
+            dispatcher=Dispatcher(clock, rng, self.telemetry, chooser),
             telemetry=self.telemetry,
             clock=clock,
             keepalive_s=config.server.sse_keepalive_s,
@@ -138,6 +148,7 @@ class Gateway:
         turn: the socket is shared with other workers.
         """
         loop = asyncio.get_running_loop()
+        await self._knowledge.start(turn)
         for keeper in self.keepers:
             keeper.start()
         with contextlib.suppress(TimeoutError):
@@ -176,6 +187,8 @@ class Gateway:
 
     async def cut_off(self) -> None:
         """End every connection, whatever it carries."""
+        for room in self.rooms:
+            room.close()
         for connection in list(self.server.open):
             connection.abort()
         await self.server.closed_within(1.0)
@@ -188,6 +201,7 @@ class Gateway:
         await self.cut_off()
         for keeper in self.keepers:
             await keeper.aclose()
+        await self._knowledge.aclose()
         if self._classifier is not None:
             self._classifier.close()
         await self.telemetry.aclose()
@@ -231,13 +245,17 @@ def _replica(options: PoolOptions, pool: str, name: str, url: str, outbox: Outbo
     return Replica(name, pool, options.site, options.engine.kind, engine, options.max_in_flight, url=url)
 
 
-def _keeper(pool: Pool, config: Config, make: MakeReplica, clock: Clock, rng: random.Random) -> PoolKeeper:
+def _keeper(
+    pool: Pool, config: Config, make: MakeReplica, clock: Clock, rng: random.Random, attendance: Attendance
+) -> PoolKeeper:
     options = config.pools[pool.name]
     warm_up = None
     if options.warm_up is not None:
         warm_up = WarmUpCall(options.warm_up, next(iter(engine_models(config, pool.name)), pool.name))
     discovery = discovery_of(options, clock)
-    return PoolKeeper(pool, options, make, clock=clock, rng=rng, discovery=discovery, warm_up=warm_up)
+    return PoolKeeper(
+        pool, options, make, clock=clock, rng=rng, discovery=discovery, warm_up=warm_up, attendance=attendance
+    )
 
 
 def _server_tls(config: Config) -> ssl.SSLContext | None:

@@ -9,25 +9,31 @@ from dataclasses import dataclass, field
 from engines.base import Timeouts
 from gateway.config import Config
 from gateway.config import Deployment as Options
+from gateway.config import Variant as VariantOptions
+from gateway.config.queue_options import QueueOptions
 from gateway.errors import Forbidden, NotFound
 from gateway.hedge import Hedging
 from gateway.identity import Caller
 from gateway.pools import Pool
-from gateway.replicas import Replica
+from gateway.prompts import PromptReader
+from gateway.prompts.reader import DEFAULT_BLOCK_TOKENS
+from gateway.replicas import Lease, Nobody, Replica
 from gateway.residency import Clearance
 from gateway.shares import Share
+from gateway.waiting_room import WaitingRoom
 from router.policies import POLICIES
 from router.types import Policy
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One build of a deployment. `engine_model` is the name its engines know it by."""
+    """One build of a deployment. `engine_model` is the name its engines know it by; `reader` reads its prompts."""
 
     name: str
     engine_model: str
     weight: float
     pools: tuple[Pool, ...]
+    reader: PromptReader | None = None
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -36,6 +42,12 @@ class Variant:
         if len(pools) == 1:
             return pools[0].replicas
         return tuple(replica for pool in pools for replica in pool.replicas)
+
+    @property
+    def block_sizes(self) -> tuple[int, ...]:
+        """Of the KV blocks of replicas that tell of them, in tokens; if none does, the usual one."""
+        sizes = {r.watch.block_tokens for pool in self.pools for r in pool.replicas if r.watch is not None}
+        return tuple(sorted(size for size in sizes if size)) or DEFAULT_BLOCK_TOKENS
 
     def admits(self, clearance: Clearance) -> bool:
         """Whether any of its pools may see the call."""
@@ -52,6 +64,7 @@ class Deployment:
 
     fallbacks: by reason, who answers in its place; filled when every deployment is known.
     retries:   what bounds its retries.
+    room:      where calls wait for a place at a replica, as `queue` says; None: they do not wait.
     """
 
     name: str
@@ -61,7 +74,13 @@ class Deployment:
     attempts: int
     retries: Share = field(default_factory=lambda: Share(0.1, RETRY_RESERVE))
     hedging: Hedging | None = None
+    queue: QueueOptions | None = None
+    room: WaitingRoom[Lease | Nobody] | None = None
     fallbacks: dict[str, tuple[Deployment, ...]] = field(default_factory=dict)
+
+    @property
+    def hold_over_s(self) -> float | None:
+        return None if self.queue is None else self.queue.hold_over_s
 
     def draw_variant(self, rng: random.Random, clearance: Clearance) -> Variant | None:
         """A variant by weight, of those that may see the call; None: there is none."""
@@ -79,12 +98,30 @@ class Deployment:
         return clearance.pools is None or any(v.weight and v.admits(clearance) for v in self.variants)
 
 
+MakeReader = Callable[[str, str, VariantOptions], PromptReader | None]
+MakeRoom = Callable[[str, QueueOptions], "WaitingRoom[Lease | Nobody] | None"]
+
+
 class Catalog:
-    def __init__(self, config: Config, pools: Mapping[str, Pool], rng: random.Random) -> None:
+    """
+    reader: makes what reads the prompts of a variant: deployment name, variant name, its options.
+    room:   makes the waiting room of a deployment.
+    policy: is given each policy, and returns what is asked in its place.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        pools: Mapping[str, Pool],
+        rng: random.Random,
+        reader: MakeReader = lambda deployment, name, options: None,
+        room: MakeRoom = lambda name, options: None,
+        policy: Callable[[Policy], Policy] = lambda policy: policy,
+    ) -> None:
         self._by_name: dict[str, Deployment] = {}
         self.deployments: list[Deployment] = []
         for name, options in config.deployments.items():
-            deployment = _deployment(name, options, pools, rng)
+            deployment = _deployment(name, options, pools, reader, room, policy(POLICIES[options.policy](rng)))
             self.deployments.append(deployment)
             for known_as in (name, *options.aliases):
                 self._by_name[known_as] = deployment
@@ -114,20 +151,29 @@ class Catalog:
         return [d for d in self.deployments if caller.may_call(d.name)]
 
 
-def _deployment(name: str, options: Options, pools: Mapping[str, Pool], rng: random.Random) -> Deployment:
+def _deployment(
+    name: str,
+    options: Options,
+    pools: Mapping[str, Pool],
+    reader: MakeReader,
+    room: MakeRoom,
+    policy: Policy,
+) -> Deployment:
     limits, hedge = options.timeouts, options.hedge
     variants = tuple(
-        Variant(key, v.model or name, v.weight, tuple(pools[pool] for pool in v.pools))
+        Variant(key, v.model or name, v.weight, tuple(pools[pool] for pool in v.pools), reader(name, key, v))
         for key, v in options.variants.items()
     )
     return Deployment(
         name=name,
         variants=variants,
-        policy=POLICIES[options.policy](rng),
+        policy=policy,
         timeouts=Timeouts(limits.connect_s, limits.ttft_s, limits.idle_s, limits.total_s),
         attempts=options.attempts,
         retries=Share(options.retry_share, RETRY_RESERVE if options.retry_share else 0.0),
         hedging=None if hedge is None else Hedging(None if hedge.after == "p95" else hedge.after, hedge.max_share),
+        queue=options.queue,
+        room=room(name, options.queue),
     )
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 from gateway.clock import Clock
+from gateway.config.queue_options import QueueOptions
 from gateway.errand import Errand
 from gateway.errors import ApiError, NoHealthyBackend, Overloaded
 from gateway.record import Record, Usage
-from gateway.replicas import Lease, Replica, admitted
+from gateway.replicas import NOBODY, Lease, Nobody, Replica, admitted
+from gateway.telemetry import Telemetry
 from gateway.upstream import Outcome, Reason, Rejection
+from gateway.waiting_room import WaitingRoom
+from router.load import ReplicaLoad
 from router.prefix import Certainty, PrefixIndex
 from router.types import Features
 
@@ -17,6 +22,13 @@ MAX_REST_S = 60.0
 """An engine that asks to be left alone for longer is asked again after this."""
 BUSY_S = 0.25
 """A full engine that says nothing of waiting is asked last for this long: it refuses fast, which looks like speed."""
+SECOND_CHANCE_S = 1.0
+"""A call whose every replica failed it may ask one again that failed this long ago."""
+STRICT_S = 0.05
+"""Prefill that may lie ahead of a request whose tenant has had its share, while others are about."""
+STEP_TOKENS = 4096
+"""Uncached prompt tokens that an engine takes on at once: half of what most let into one step."""
+LEAST_OBSERVATIONS = 8
 _AT_LIMIT = "is at its `max_in_flight`"
 
 
@@ -30,20 +42,45 @@ class Chooser:
         self._clock = clock
         self._rng = rng
         self._index = index
+        self.rooms: list[WaitingRoom[Lease | Nobody]] = []
+        """Told when a place may be free."""
         self._busy_until_s = 0.0
         """Until when some replica is to be asked last."""
 
-    def choose(self, errand: Errand) -> Replica | None:
-        """None: nobody may be asked now. `nobody` says why."""
+    def open_room(self, name: str, options: QueueOptions, telemetry: Telemetry) -> WaitingRoom[Lease | Nobody]:
+        """Where the calls of a deployment wait."""
+
+        def release(claim: Lease | Nobody) -> None:
+            if isinstance(claim, Lease):
+                self.drop(claim)
+
+        room = WaitingRoom(name, options, self._clock, telemetry, release)
+        self.rooms.append(room)
+        return room
+
+    def claim(self, errand: Errand, record: Record, *, strict: bool) -> Lease | Nobody | None:
+        """A place for a call that may wait for one. None: the replica that is best for it has too much to do.
+
+        strict: it may not keep others waiting.
+        """
         now_s = self._clock.monotonic()
-        tried = errand.tried
-        eligible = [
-            r
-            for r in errand.replicas
-            if r.rests_until_s <= now_s and r not in tried and not r.full and r.breaker.allows(now_s)
-        ]
+        eligible = self._eligible(errand, now_s)
         if not eligible:
+            waits = any(r.rests_until_s <= now_s and r.breaker.allows(now_s) for r in errand.replicas)
+            return None if waits else NOBODY
+        chosen = self._choose(errand, eligible, now_s)
+        hold_over_s = errand.deployment.hold_over_s
+        if hold_over_s is not None and not has_room(chosen.load, now_s, STRICT_S if strict else hold_over_s):
             return None
+        return self._lease(errand, chosen, record, now_s)
+
+    def take(self, errand: Errand, record: Record) -> Lease | None:
+        """A place at the replica that the policy chooses. None: nobody may be asked now; `nobody` says why."""
+        now_s = self._clock.monotonic()
+        eligible = self._eligible(errand, now_s)
+        return self._lease(errand, self._choose(errand, eligible, now_s), record, now_s) if eligible else None
+
+    def _choose(self, errand: Errand, eligible: list[Replica], now_s: float) -> Replica:
         if now_s < self._busy_until_s:
             eligible = [r for r in eligible if r.busy_until_s <= now_s] or eligible
         eligible = admitted(eligible, now_s, self._rng)
@@ -51,6 +88,15 @@ class Chooser:
         chosen = errand.deployment.policy.choose(features, [r.load for r in eligible])
         errand.chose(features, chosen, len(eligible))
         return eligible[chosen]
+
+    def _eligible(self, errand: Errand, now_s: float) -> list[Replica]:
+        """Those not asked yet; if there is none, those whose failure is some time ago: they may be back."""
+        tried = errand.tried
+        willing = [r for r in errand.replicas if r.rests_until_s <= now_s and not r.full and r.breaker.allows(now_s)]
+        if not tried:
+            return willing
+        fresh = [r for r in willing if r not in tried]
+        return fresh or [r for r in willing if tried[r] + SECOND_CHANCE_S <= now_s]
 
     def features(self, errand: Errand, replicas: list[Replica], now_s: float) -> Features:
         """What the policy is told of the call."""
@@ -62,11 +108,13 @@ class Chooser:
             cached = [min(held[r.slot.bit], prompt_tokens) if r.slot is not None else 0 for r in replicas]
         return Features(facts.prompt_tokens, facts.output_tokens, cached, facts.session, now_s)
 
-    def lease(self, errand: Errand, replica: Replica, record: Record, now_s: float) -> Lease:
+    def _lease(self, errand: Errand, replica: Replica, record: Record, now_s: float) -> Lease:
         """Put the call on the replica's books."""
+        errand.tried[replica] = math.inf
         facts, load = errand.facts, replica.load
         cached = min(errand.cached_tokens, facts.prompt_tokens)
         prefill_s = load.speed.prefill_s(facts.prompt_tokens, cached)
+        record.chosen_s = now_s
         record.predicted_ttft_s = load.backlog_s(now_s) + prefill_s + load.speed.fixed_s
         record.predicted_cached_tokens = cached
         record.route_reason = errand.route_reason
@@ -78,7 +126,11 @@ class Chooser:
 
     def ended(self, errand: Errand, lease: Lease, outcome: Outcome, usage: Usage) -> None:
         """An attempt is over: what it says of the replica's cache and speed."""
+        errand.tried[lease.replica] = self._clock.monotonic()
+        for room in self.rooms:
+            room.wake()
         slot, prefix = lease.replica.slot, errand.facts.prefix
+        judge(lease, outcome, self._clock.monotonic())
         told = outcome is Outcome.FINE and usage.cached_told
         if told:
             lease.work.close(usage.prompt_tokens, min(usage.cached_tokens, usage.prompt_tokens))
@@ -86,10 +138,17 @@ class Chooser:
             lease.work.close()
         if slot is None or not prefix.keys:
             return
-        if outcome is Outcome.BROKEN or outcome is Outcome.FULL or slot.certainty is Certainty.EXACT:
+        if outcome is Outcome.BROKEN or slot.certainty is Certainty.EXACT:
             self._index.forget(slot, prefix)  # it was not computed, or the engine tells of it itself
         if told:
             slot.answered(lease.work.cached_tokens, usage.cached_tokens)
+
+    def drop(self, lease: Lease) -> None:
+        """A place that nobody took."""
+        lease.give_back()
+        judge(lease, Outcome.ABANDONED, self._clock.monotonic())
+        for room in self.rooms:
+            room.wake()
 
     def refused(self, replica: Replica, rejected: Rejection) -> None:
         """A full replica is not asked again for as long as it said, and last if it said nothing."""
@@ -115,3 +174,26 @@ class Chooser:
         wait_s = max(1.0, min((r.breaker.retry_after_s(now_s) for r in replicas), default=1.0))
         message = f"No replica of {name!r} is healthy; {len(replicas)} are configured."
         errand.failed(NoHealthyBackend(message, retry_after_s=wait_s), Reason.ERROR, final=True)
+
+
+def judge(lease: Lease, outcome: Outcome, now_s: float) -> None:
+    """Tell the breaker how an attempt ended."""
+    breaker = lease.replica.breaker
+    if outcome is Outcome.FINE:
+        breaker.succeeded()
+    elif outcome is Outcome.BROKEN:
+        breaker.failed(now_s, probe=lease.probe)
+    else:
+        breaker.abandoned(probe=lease.probe)
+
+
+def has_room(load: ReplicaLoad, now_s: float, hold_over_s: float) -> bool:
+    """Whether a request is better sent there than kept: what has not begun can still go elsewhere, or let others pass.
+
+    A few prompts are always let in, which engines prefill together; and so are all as long as the speed is not known.
+    """
+    if load.kv_usage() >= 1.0 and load.in_flight:
+        return False
+    if load.prefill_tokens < STEP_TOKENS or load.speed.observations < LEAST_OBSERVATIONS:
+        return True
+    return load.backlog_s(now_s) <= hold_over_s

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from engines.base import EngineError, EngineRequest, EngineResponse, EngineTimeout, Timeouts
 from gateway.catalog import Deployment
 from gateway.choice import Chooser
 from gateway.clock import Clock
 from gateway.errand import Errand
-from gateway.errors import ApiError, Forbidden
-from gateway.facts import rough
-from gateway.race import Race, judge
+from gateway.errors import ApiError, Forbidden, Overloaded
+from gateway.facts import of_prompt, rough
+from gateway.prompts import PromptFacts
+from gateway.race import Race
 from gateway.record import Record
-from gateway.replicas import Replica
+from gateway.replicas import Lease
 from gateway.residency import Clearance
 from gateway.telemetry import Telemetry
 from gateway.upstream import Outcome, Reason, Rejection, from_engine_error
@@ -29,7 +30,7 @@ Deliver = Callable[[EngineResponse, Work], Awaitable[Outcome]]
 """Takes an engine's answer to the client, and tells the books of its first token. Raises only while nothing has been
 sent, so that another may be tried."""
 
-DEFAULT_OUTPUT_TOKENS = 256.0
+NO_HEADERS: Mapping[bytes, bytes] = {}
 
 
 class Dispatcher:
@@ -49,35 +50,48 @@ class Dispatcher:
         headers: bytes,
         record: Record,
         deliver: Deliver,
+        asked_with: Mapping[bytes, bytes] = NO_HEADERS,
     ) -> None:
         """Returns when the answer, whole or broken off, is with the client.
+
+        headers: lines for the engine. asked_with: the client's own, names in lower case.
 
         Raises:
             ApiError: no replica gave an answer, and nothing was sent to the client.
         """
         errand = Errand(deployment, call, clearance, headers, self._clock.monotonic())
-        self._begin(errand, deployment, record)
-        while True:
-            replica = self._next(errand, record)
-            if replica is None:
-                if await self._awake(errand) or self._fall_back(errand, record):
-                    continue
-                break
-            try:
-                await self._attempt(replica, errand, record, deliver)
-                return
-            except Rejection as rejected:
-                rejected.__traceback__ = None  # it leads to who holds the exception: a cycle
-                errand.failed(rejected.error, rejected.reason, final=rejected.outcome is Outcome.FINE)
-            except EngineError as error:
-                error.__traceback__ = None
-                no_time_left = isinstance(error, EngineTimeout) and error.phase == "total"
-                failure = errand.out_of_time() if no_time_left else from_engine_error(error)
-                errand.failed(failure, Reason.ERROR, final=no_time_left)
         try:
-            raise self._answer(errand)
+            self._begin(errand, deployment, record)
+            while await self._ask(errand, record, deliver, asked_with):
+                pass
+            if errand.failure is not None:
+                raise self._answer(errand)
         finally:
-            errand.failure = errand.first = None  # as above
+            errand.end_turn()
+            errand.failure = errand.first = None  # what they lead to holds them: a cycle
+
+    async def _ask(self, errand: Errand, record: Record, deliver: Deliver, asked_with: Mapping[bytes, bytes]) -> bool:
+        """One attempt. Returns whether to go on; if not, the answer is given or `errand.failure` is."""
+        if not errand.entered:
+            await self._enter(errand, record, asked_with)
+        lease = self._next(errand, record)
+        if lease is None:
+            return await self._awake(errand) or self._fall_back(errand, record)
+        try:
+            await self._attempt(lease, errand, record, deliver)
+            errand.answered(record.usage, cut=record.finish_reason == "length")
+            return False
+        except Rejection as rejected:
+            rejected.__traceback__ = None  # it leads to who holds the exception: a cycle
+            errand.failed(rejected.error, rejected.reason, final=rejected.outcome is Outcome.FINE)
+        except EngineError as error:
+            error.__traceback__ = None
+            no_time_left = isinstance(error, EngineTimeout) and error.phase == "total"
+            # A local name for the error would make a cycle of it and this frame.
+            errand.failed(
+                errand.out_of_time() if no_time_left else from_engine_error(error), Reason.ERROR, final=no_time_left
+            )
+        return True
 
     def _begin(self, errand: Errand, deployment: Deployment, record: Record) -> None:
         """From now on it is `deployment` that is asked."""
@@ -88,26 +102,51 @@ class Dispatcher:
         record.variant, record.engine_model = variant.name, engine_model
         errand.deployment, errand.variant = deployment, variant
         errand.request = EngineRequest(call.operation, body_for(call, engine_model), call.stream, errand.headers)
-        errand.facts = rough(call, DEFAULT_OUTPUT_TOKENS)
         deployment.retries.earn()
         if deployment.hedging is not None:
             deployment.hedging.share.earn()
 
-    def _next(self, errand: Errand, record: Record) -> Replica | None:
-        """Whom to ask next; None: this deployment has had its chance, and `errand.failure` says why."""
+    async def _enter(self, errand: Errand, record: Record, asked_with: Mapping[bytes, bytes]) -> None:
+        """Read the prompt, and wait for a place: `errand.lease`, unless nobody can be waited for."""
+        errand.entered = True
+        errand.end_turn()
+        deployment, reader = errand.deployment, errand.variant.reader
+        if reader is not None and (deployment.policy.needs_prefix or deployment.room is not None):
+            read = reader.read(errand.call, asked_with, errand.variant.block_sizes)
+            errand.facts = of_prompt(read if isinstance(read, PromptFacts) else await read, reader)
+        else:
+            errand.facts = rough(errand.call)
+        room = deployment.room
+        if room is None or deployment.fallbacks.get(Reason.OVERLOADED):
+            return
+        try:
+            turn = await room.enter(
+                errand.ticket(record, asked_with), lambda strict: self._chooser.claim(errand, record, strict=strict)
+            )
+        except Overloaded as error:
+            errand.failed(error.with_traceback(None), Reason.OVERLOADED, final=True)
+            return
+        errand.turn = turn
+        record.queue_position, record.queued_s = turn.position, turn.queued_s
+        if isinstance(turn.claim, Lease):
+            errand.lease = turn.claim
+
+    def _next(self, errand: Errand, record: Record) -> Lease | None:
+        """A place at whom to ask next; None: this deployment has had its chance, and `errand.failure` says why."""
         if errand.failure is None:
-            replica = self._chooser.choose(errand)
-            if replica is None:
+            lease, errand.lease = errand.lease or self._chooser.take(errand, record), None
+            if lease is None:
                 self._chooser.nobody(errand)
-            return replica
+            return lease
         if errand.final or errand.attempts_left <= errand.reserved:
             return None
-        replica = self._chooser.choose(errand)
-        if replica is None and errand.reason is Reason.OVERLOADED:
+        lease = self._chooser.take(errand, record)
+        if lease is None and errand.reason is Reason.OVERLOADED:
             errand.shorten_wait(self._clock.monotonic())
-        if replica is not None and not self._may_retry(errand, record):
+        if lease is not None and not self._may_retry(errand, record):
+            self._chooser.drop(lease)
             return None
-        return replica
+        return lease
 
     def _may_retry(self, errand: Errand, record: Record) -> bool:
         name, retries, now_s = errand.deployment.name, errand.deployment.retries, self._clock.monotonic()
@@ -164,21 +203,19 @@ class Dispatcher:
             return True
         return False
 
-    async def _attempt(self, replica: Replica, errand: Errand, record: Record, deliver: Deliver) -> None:
-        errand.tried.add(replica)
+    async def _attempt(self, lease: Lease, errand: Errand, record: Record, deliver: Deliver) -> None:
         started_s = self._clock.monotonic()
-        limits = errand.spend(started_s)
+        limits = self._limits(lease, errand, started_s)
         hedging = errand.deployment.hedging
         if hedging is not None:
             delay_s = hedging.delay_s(stream=errand.call.stream)
             if delay_s is not None:
-                await self._race(errand, record, deliver).run(replica, limits, delay_s)
+                await self._race(errand, record, deliver).run(lease, limits, delay_s)
                 return
+        replica = lease.replica
         record.attempts += 1
         record.pool, record.replica, record.engine_kind = replica.pool, replica.name, replica.kind
-        outcome = Outcome.ABANDONED
-        answered_s = 0.0
-        lease = self._chooser.lease(errand, replica, record, started_s)
+        outcome, answered_s = Outcome.ABANDONED, 0.0
         try:
             with lease:
                 response = await replica.engine.send(errand.request, limits)
@@ -202,21 +239,29 @@ class Dispatcher:
         finally:
             now_s = self._clock.monotonic()
             record.upstream_s += (answered_s or now_s) - started_s
-            judge(lease, outcome, now_s)
             self._chooser.ended(errand, lease, outcome, record.usage)
             self._telemetry.attempt(replica.pool, replica.name, outcome)
         if hedging is not None:
             hedging.learn((record.first_token_s or answered_s) - started_s, stream=errand.call.stream)
 
+    def _limits(self, lease: Lease, errand: Errand, now_s: float) -> Timeouts:
+        """Of one more attempt."""
+        try:
+            return errand.spend(now_s)
+        except ApiError:
+            self._chooser.drop(lease)
+            raise
+
     def _race(self, errand: Errand, record: Record, deliver: Deliver) -> Race:
-        def second() -> tuple[Replica, Timeouts] | None:
-            hedging = errand.deployment.hedging
-            replica = self._chooser.choose(errand) if errand.attempts_left else None
-            now_s = self._clock.monotonic()
-            if replica is None or hedging is None or not hedging.share.spend(now_s):
+        def second() -> tuple[Lease, Timeouts] | None:
+            hedging, now_s = errand.deployment.hedging, self._clock.monotonic()
+            lease = self._chooser.take(errand, record) if errand.attempts_left else None
+            if lease is None or hedging is None:
                 return None
-            errand.tried.add(replica)
-            return replica, errand.spend(now_s)
+            if hedging.share.spend(now_s):
+                return lease, self._limits(lease, errand, now_s)
+            self._chooser.drop(lease)
+            return None
 
         return Race(self._clock, self._telemetry, self._chooser, errand, record, deliver, second)
 

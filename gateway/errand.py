@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from engines.base import EngineRequest, Timeouts
 from gateway.catalog import Deployment, Variant
 from gateway.errors import ApiError, UpstreamTimeout
 from gateway.facts import NOTHING_KNOWN
-from gateway.replicas import Replica
+from gateway.priority import priority_of
+from gateway.record import Record, Usage
+from gateway.replicas import Lease, Nobody, Replica
 from gateway.residency import Clearance
 from gateway.upstream import Reason
+from gateway.waiting_room import Ticket, Turn
 from gateway.wire import Call
+from router.fair_queue import charge
 from router.types import Features
 
 
@@ -23,6 +29,8 @@ class Errand:
     queue:   deployments still to be asked; seen: those that were.
     wake_by_s: until when it waits for a pool that sleeps; 0.0: it has met none.
     facts:   what is known of its prompt, for the deployment that is asked now.
+    entered: whether that deployment has given it a place, or refused one; turn: its turn in the queue; lease: the
+             place that came with it.
     cached_tokens, route_reason: of the last choice: how much of the prompt the replica holds, and why it was taken.
     """
 
@@ -32,11 +40,13 @@ class Errand:
         "call",
         "clearance",
         "deployment",
+        "entered",
         "facts",
         "failure",
         "final",
         "first",
         "headers",
+        "lease",
         "queue",
         "reason",
         "request",
@@ -45,6 +55,7 @@ class Errand:
         "started_s",
         "total_s",
         "tried",
+        "turn",
         "variant",
         "wake_by_s",
     )
@@ -62,7 +73,8 @@ class Errand:
         self.started_s = started_s
         self.attempts_left = deployment.attempts
         self.total_s = deployment.timeouts.total_s
-        self.tried: set[Replica] = set()
+        self.tried: dict[Replica, float] = {}
+        """Who was asked, and when that ended."""
         self.failure: ApiError | None = None
         self.first: ApiError | None = None
         self.reason = Reason.ERROR
@@ -71,6 +83,9 @@ class Errand:
         self.seen: list[Deployment] = []
         self.wake_by_s = 0.0
         self.facts = NOTHING_KNOWN
+        self.entered = False
+        self.turn: Turn[Lease | Nobody] | None = None
+        self.lease: Lease | None = None
         self.cached_tokens = 0
         self.route_reason = ""
 
@@ -110,9 +125,37 @@ class Errand:
             rests = [r.rests_until_s - now_s for r in self.replicas if r not in self.tried]
             error.retry_after_s = min([error.retry_after_s, *(rest_s for rest_s in rests if rest_s > 0)])
 
+    def ticket(self, record: Record, asked_with: Mapping[bytes, bytes]) -> Ticket:
+        """What it is to the queue.
+
+        Raises:
+            InvalidRequest: it asks for a class that there is not.
+        """
+        facts, deployment = self.facts, self.deployment
+        priority = 0
+        if deployment.queue is not None:
+            priority = priority_of(record.key_name, asked_with, deployment.queue)
+        until_s = None if self.total_s is None else self.started_s + self.total_s
+        cost = charge(facts.prompt_tokens, facts.output_tokens)
+        return Ticket(record.tenant, cost, priority, until_s=until_s)
+
+    def answered(self, usage: Usage, *, cut: bool) -> None:
+        """What it really took. cut: the answer was ended by its limit."""
+        self.failure = None
+        self.facts.learn(usage, cut=cut)
+        if self.turn is not None:
+            uncached = max(0, usage.prompt_tokens - usage.cached_tokens)
+            self.turn.settle(charge(uncached, usage.completion_tokens))
+
+    def end_turn(self) -> None:
+        """Give back what the queue charged, unless it is settled."""
+        turn, self.turn = self.turn, None
+        if turn is not None:
+            turn.__exit__(None, None, None)
+
     def ask_again(self) -> None:
         """Whoever could not be reached before."""
-        self.failure, self.final = None, False
+        self.failure, self.final, self.entered = None, False, False
         self.tried.clear()
         self.attempts_left = max(1, self.attempts_left)
 
@@ -122,7 +165,8 @@ class Errand:
         self.failure = None
         if self.reason is Reason.CONTEXT_LENGTH or self.reason is Reason.POLICY:
             self.tried.clear()
-        self.final = False
+        self.final = self.entered = False
+        self.end_turn()
         self.queue = queue
 
     def spend(self, now_s: float) -> Timeouts:

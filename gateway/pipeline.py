@@ -64,7 +64,8 @@ class Pipeline:
                 return
             with Relay(call, record, recorder, self.clock, self.keepalive_s, self.telemetry.redactor) as relay:
                 headers = _engine_headers(record, span)
-                await self.dispatcher.run(deployment, call, clearance, headers, record, relay.deliver)
+                asked_with = request.headers
+                await self.dispatcher.run(deployment, call, clearance, headers, record, relay.deliver, asked_with)
             charge.settle(record.usage)
         self._remember(caller, call, clearance, recorder, record)
 

@@ -7,6 +7,8 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
 
+from gateway.attendance import Attendance
+from gateway.backoff import Backoff
 from gateway.clock import Clock
 from gateway.config import Pool as Options
 from gateway.discovery import Discovery, DiscoveryError
@@ -20,22 +22,6 @@ logger = logging.getLogger(__name__)
 
 MakeReplica = Callable[[str, str, str], Replica]
 """Pool name, replica name, URL. May block: it may read certificates."""
-
-
-class Backoff:
-    """Pauses that double, give or take a quarter, so that many who failed together do not come back together."""
-
-    def __init__(self, rng: random.Random, first_s: float = 0.5, max_s: float = 15.0) -> None:
-        self._rng = rng
-        self._first_s = self._next_s = first_s
-        self._max_s = max_s
-
-    def pause_s(self) -> float:
-        pause_s, self._next_s = self._next_s, min(self._max_s, self._next_s * 2)
-        return pause_s * (0.75 + self._rng.random() / 2)
-
-    def reset(self) -> None:
-        self._next_s = self._first_s
 
 
 class _Newcomer:
@@ -53,6 +39,7 @@ class PoolKeeper:
 
     warm_up:   what newcomers are to answer; None: they are taken as they are.
     discovery: where the URLs come from; None: the replicas are those that the pool has.
+    attendance: is told of each replica that comes and goes.
     """
 
     def __init__(
@@ -65,6 +52,7 @@ class PoolKeeper:
         rng: random.Random,
         discovery: Discovery | None = None,
         warm_up: WarmUpCall | None = None,
+        attendance: Attendance | None = None,
     ) -> None:
         self.pool = pool
         self.discovery = discovery
@@ -75,6 +63,7 @@ class PoolKeeper:
         self._clock = clock
         self._rng = rng
         self._warm_up = warm_up
+        self._attendance = attendance
         self._newcomers: dict[str, _Newcomer] = {}
         self._wanted: dict[str, None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,6 +77,8 @@ class PoolKeeper:
         return f"<PoolKeeper {self.pool!r} newcomers={list(self._newcomers)} error={self.error!r}>"
 
     def start(self) -> None:
+        for replica in self.pool.replicas:
+            self._joined(replica)
         if self._warm_up is not None:
             for replica in self.pool.replicas:
                 self.pool.warm(replica)
@@ -114,7 +105,7 @@ class PoolKeeper:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for replica in self.pool.everyone:
-            await replica.engine.aclose()
+            await self._left(replica)
 
     def assign(self, urls: Sequence[str]) -> None:
         """These are the replicas from now on. One that was there before stays the same object."""
@@ -193,6 +184,7 @@ class PoolKeeper:
                 return False
             newcomer.replica = made
             self.pool.warm(made)
+            self._joined(made)
         return await self._is_warm(newcomer.replica)
 
     async def _is_warm(self, replica: Replica) -> bool:
@@ -236,11 +228,21 @@ class PoolKeeper:
         if self.pool.drain(replica):
             replica.on_idle = lambda: self._leave(replica)
         else:
-            self._own(replica.engine.aclose())
+            self._own(self._left(replica))
 
     def _leave(self, replica: Replica) -> None:
         self.pool.drained(replica)
-        self._own(replica.engine.aclose())
+        self._own(self._left(replica))
+
+    def _joined(self, replica: Replica) -> None:
+        if self._attendance is not None:
+            self._attendance.joined(replica)
+
+    async def _left(self, replica: Replica) -> None:
+        if self._attendance is None:
+            await replica.engine.aclose()
+        else:
+            await self._attendance.left(replica)
 
     def _own(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

@@ -17,29 +17,17 @@ from gateway.upstream import Outcome, Rejection
 from router.load import Work
 
 
-def judge(lease: Lease, outcome: Outcome, now_s: float) -> None:
-    """Tell the breaker how an attempt ended."""
-    breaker = lease.replica.breaker
-    if outcome is Outcome.FINE:
-        breaker.succeeded()
-    elif outcome is Outcome.BROKEN:
-        breaker.failed(now_s, probe=lease.probe)
-    else:
-        breaker.abandoned(probe=lease.probe)
-
-
 class _Runner:
     """One attempt up to its first byte. Whatever it holds is given back by `close`, exactly once."""
 
     def __init__(
         self,
-        replica: Replica,
+        lease: Lease,
         request: EngineRequest,
         limits: Timeouts,
         deliver: Callable[[EngineResponse, Work], Awaitable[Outcome]],
-        lease: Lease,
     ) -> None:
-        self.replica = replica
+        self.replica = lease.replica
         self.response: EngineResponse | None = None
         self._deliver = deliver
         self._lease: Lease | None = lease
@@ -65,7 +53,7 @@ class _Runner:
             await gate.opened()
             self.response = gate
 
-    def close(self, outcome: Outcome, now_s: float) -> Lease | None:
+    def close(self) -> Lease | None:
         """Give back everything. Returns the lease, if it was still held."""
         lease, self._lease = self._lease, None
         if lease is None:
@@ -76,15 +64,14 @@ class _Runner:
             failure.__traceback__ = None  # it leads to this object: a cycle
         if self.response is not None:
             self.response.abort()
-        lease.__exit__()
-        judge(lease, outcome, now_s)
+        lease.give_back()
         return lease
 
 
 class Race:
     """One call's.
 
-    second: gives another replica and its limits, if there is one and it may be asked as well.
+    second: gives a place at another replica and its limits, if there is one and it may be asked as well.
     """
 
     def __init__(
@@ -95,7 +82,7 @@ class Race:
         errand: Errand,
         record: Record,
         deliver: Callable[[EngineResponse, Work], Awaitable[Outcome]],
-        second: Callable[[], tuple[Replica, Timeouts] | None],
+        second: Callable[[], tuple[Lease, Timeouts] | None],
     ) -> None:
         self._clock = clock
         self._telemetry = telemetry
@@ -107,14 +94,14 @@ class Race:
         self._deliver = deliver
         self._second = second
 
-    async def run(self, replica: Replica, limits: Timeouts, delay_s: float) -> None:
+    async def run(self, lease: Lease, limits: Timeouts, delay_s: float) -> None:
         """Returns when the answer, whole or broken off, is with the client.
 
         Raises:
             Rejection, EngineError: neither attempt brought one; what is said is how the first failed.
         """
         began_s = self._clock.monotonic()
-        runners = [self._start(replica, limits)]
+        runners = [self._start(lease, limits)]
         winner: _Runner | None = None
         try:
             await asyncio.wait((runners[0].task,), timeout=delay_s)
@@ -139,11 +126,10 @@ class Race:
             if unended:
                 await asyncio.wait(unended)
 
-    def _start(self, replica: Replica, limits: Timeouts) -> _Runner:
+    def _start(self, lease: Lease, limits: Timeouts) -> _Runner:
         self._record.attempts += 1
-        self._name(replica)
-        lease = self._chooser.lease(self._errand, replica, self._record, self._clock.monotonic())
-        return _Runner(replica, self._request, limits, self._deliver, lease)
+        self._name(lease.replica)
+        return _Runner(lease, self._request, limits, self._deliver)
 
     def _name(self, replica: Replica) -> None:
         record = self._record
@@ -176,7 +162,7 @@ class Race:
             outcome = failure.outcome
         elif isinstance(failure, EngineError):
             outcome = Outcome.BROKEN
-        lease = runner.close(outcome, self._clock.monotonic())
+        lease = runner.close()
         if lease is not None:
             self._chooser.ended(self._errand, lease, outcome, self._record.usage)
             if isinstance(failure, Rejection):

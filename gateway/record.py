@@ -51,10 +51,16 @@ class Record(msgspec.Struct):
     """Why it was: error, overloaded, context_length or policy."""
     route_reason: str = ""
     """Why the replica was chosen: prefix, load, only or retry."""
+    chosen_s: float = 0.0
+    """Instant at which the replica was chosen."""
     predicted_ttft_s: float = 0.0
     """When it was chosen, from then to the first token."""
     predicted_cached_tokens: int = 0
     """Of the prompt, what the replica was taken to hold."""
+    queue_position: int = 0
+    """When it came to the queue for a place at a replica, 1 being next; 0: it did not wait."""
+    queued_s: float = 0.0
+    """How long it waited there."""
     hedged: bool = False
     """Whether two replicas were asked at once."""
     retry_denied: bool = False

@@ -301,10 +301,17 @@ def start_stream(sink: Sink, record: Record) -> None:
 
 def heading(record: Record) -> bytes:
     """The header lines that every answer of an engine carries."""
-    lines = b"%bx-headrace-attempts: %d\r\n" % (
+    lines = b"%bx-headrace-attempts: %d\r\nx-headrace-route: %b; predicted-ttft-ms=%d\r\n" % (
         _backend(record.variant, record.pool, record.replica),
         record.attempts,
+        record.route_reason.encode(),
+        record.predicted_ttft_s * 1e3,
     )
+    if record.queue_position:
+        lines += b"x-headrace-queue-position: %d\r\nx-headrace-queued-ms: %d\r\n" % (
+            record.queue_position,
+            record.queued_s * 1e3,
+        )
     return lines if not record.fallback else lines + b"x-headrace-fallback: %b\r\n" % record.fallback.encode()
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import enum
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from engines.base import Engine
 from router.breaker import Breaker
 from router.load import ReplicaLoad, Work
 from router.prefix import Slot
+
+if TYPE_CHECKING:
+    from gateway.kv_watch import KvWatch
 
 LEAST_SHARE = 0.1
 """What a replica that starts slowly gets of the traffic at first."""
@@ -40,7 +44,7 @@ class Replica:
     busy_until_s:  it was full a moment ago: others are asked first until this instant.
     last_error:    what last went wrong, for people.
     on_idle:       called when its last request ends; set while it drains.
-    slot:          its place in the index of prefixes.
+    slot:          its place in the index of prefixes. watch: hears what it tells of its KV cache.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Replica:
     ramp: Ramp | None = None
     on_idle: Callable[[], None] | None = None
     slot: Slot | None = None
+    watch: KvWatch | None = None
     load: ReplicaLoad = field(init=False)
 
     def __post_init__(self) -> None:
@@ -112,6 +117,10 @@ class Lease:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Idempotent."""
         if not self._held:
             return
         self._held = False
@@ -119,6 +128,15 @@ class Lease:
         self.work.leave()
         if replica.on_idle is not None and not replica.in_flight:
             replica.on_idle()
+
+
+class Nobody(enum.Enum):
+    """In place of a lease: there is nobody to wait for."""
+
+    NOBODY = 0
+
+
+NOBODY = Nobody.NOBODY
 
 
 def admitted(replicas: list[Replica], now_s: float, rng: random.Random) -> list[Replica]:

@@ -20,7 +20,14 @@ from router.pace import Pace
 RECHECK_S = 0.1
 """While anybody waits, claims are tried this often, for what frees up by time alone: breakers, rests, predictions."""
 
+EAGER = 8
+"""With more that wait, one that comes looks for no place of its own: it waits for one to become free."""
+CONTENDED_S = 60.0
+"""After requests of different tenants followed on each other, places are kept for those who had less for this long."""
+
 C = TypeVar("C")
+Claim = Callable[[bool], C | None]
+"""Takes a place for good, or returns None. True: only where it keeps nobody waiting who may come later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,7 @@ class Turn(Generic[C]):
 class _Waiter(Generic[C]):
     __slots__ = ("claim", "claimed", "error", "group", "turn")
 
-    def __init__(self, claim: Callable[[], C | None], group: Hashable | None) -> None:
+    def __init__(self, claim: Claim[C], group: Hashable | None) -> None:
         self.claim = claim
         self.group = group
         self.claimed: C | None = None
@@ -135,6 +142,9 @@ class WaitingRoom(Generic[C]):
         self._recheck: asyncio.TimerHandle | None = None
         self._pace = Pace()
         self._closed = False
+        self._tenant: str | None = None
+        """Of the last request."""
+        self._contended_until_s = 0.0
         telemetry.watch(series.QUEUE_LENGTH.name, lambda: [((name,), len(self))])
 
     def __repr__(self) -> str:
@@ -144,7 +154,7 @@ class WaitingRoom(Generic[C]):
         """Requests that wait."""
         return len(self._queue)
 
-    async def enter(self, ticket: Ticket, claim: Callable[[], C | None]) -> Turn[C]:
+    async def enter(self, ticket: Ticket, claim: Claim[C]) -> Turn[C]:
         """Returns when it is this request's turn and it has a place. Cancelling it gives up the turn and the place.
 
         Raises:
@@ -157,8 +167,9 @@ class WaitingRoom(Generic[C]):
         deadline_s = now_s + self._options.max_wait_s if ticket.deadline_s is None else ticket.deadline_s
         waiter = _Waiter(claim, ticket.group)
         entry = Entry(ticket.tenant, ticket.cost, waiter, ticket.priority, deadline_s)
+        self._contended(ticket.tenant, now_s)
         if not self._queue:
-            claimed = claim()
+            claimed = claim(now_s < self._contended_until_s)
             if claimed is not None:
                 self._queue.pass_by(entry, now_s)
                 self._telemetry.queue_wait(self._name, 0.0)
@@ -166,6 +177,12 @@ class WaitingRoom(Generic[C]):
             self._pace.resume(now_s)
             self._full = set() if ticket.group is None else {ticket.group}
         return await self._wait(entry, ticket, now_s)
+
+    def _contended(self, tenant: str, now_s: float) -> None:
+        if tenant != self._tenant:
+            if self._tenant is not None:
+                self._contended_until_s = now_s + CONTENDED_S
+            self._tenant = tenant
 
     def wake(self) -> None:
         """Call it whenever a place may have become free. Cheap; may be called from anywhere in the loop."""
@@ -195,7 +212,7 @@ class WaitingRoom(Generic[C]):
         position = self._queue.position(entry) + 1
         rate = self._pace.per_s(now_s)
         waiter.turn = loop.create_future()
-        if waiter.group is None or waiter.group not in self._full:
+        if entry.behind or (len(self) <= EAGER if waiter.group is None else waiter.group not in self._full):
             self._hand_out()
         own_s = math.inf if ticket.until_s is None else ticket.until_s - now_s
         expiry = loop.call_later(max(0.0, min(own_s, self._options.max_wait_s)), self._expire, entry, own_s)
@@ -249,7 +266,7 @@ class WaitingRoom(Generic[C]):
         if waiter.group is not None and waiter.group in self._full:
             return False
         try:
-            waiter.claimed = waiter.claim()
+            waiter.claimed = waiter.claim(self._clock.monotonic() < self._contended_until_s and not entry.behind)
         except Exception as error:
             waiter.error = error  # its own request's, not that of whoever freed a place
             return True

@@ -19,6 +19,7 @@ from gateway.config.problems import Finding, KeyPath, did_you_mean
 from gateway.config.prompt_checks import prompt_findings
 from gateway.config.queue_checks import queue_findings
 from gateway.config.residency_checks import residency_findings
+from gateway.config.spill_checks import spill_findings
 from gateway.config.template_checks import engine_template
 from gateway.keys import hash_key
 
@@ -42,6 +43,7 @@ def check(config: Config, variables: _Variables | None = None) -> list[Finding]:
         *failure_findings(config),
         *queue_findings(config),
         *residency_findings(config),
+        *spill_findings(config),
         *prompt_findings(config),
         *_names(config),
         *_unused(config),

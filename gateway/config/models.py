@@ -17,6 +17,7 @@ from gateway.config.queue_options import QueueOptions
 from gateway.config.redis_options import Redis
 from gateway.config.residency_options import Residency, Site
 from gateway.config.sites import likely_site
+from gateway.config.spill_options import OfferOptions, SpillOptions
 
 
 class Tls(Section):
@@ -149,7 +150,7 @@ class Pool(Section):
         return not self.urls and not self.discovered
 
 
-class Variant(PromptOptions):
+class Variant(PromptOptions, OfferOptions):
     """One build of a deployment's model."""
 
     pools: Annotated[list[str], Field(min_length=1)]
@@ -206,6 +207,8 @@ class Deployment(Section):
     """A second attempt while the first is slow; none: off."""
     queue: QueueOptions = QueueOptions()
     """What becomes of requests for which no replica has a place."""
+    spill: SpillOptions | None = None
+    """When requests leave for a cloud or a smaller variant; none: clouds are replicas like any other."""
 
 
 class AccessLog(Section):
@@ -254,6 +257,13 @@ class Cache(Section):
     """Age at which an answer is dropped."""
 
 
+class Routing(Section):
+    """What choosing a replica goes by, over all deployments."""
+
+    prefix_index_bytes: Annotated[int, Field(ge=1 << 20)] = 64 * 1024 * 1024
+    """Memory for what the replicas hold in their KV caches, per worker. Past it the oldest guesses are forgotten."""
+
+
 class Config(Section):
     """The whole file."""
 
@@ -273,5 +283,7 @@ class Config(Section):
     """What models cost, by the name that the engines know them by, where the release's table is not right for you."""
     residency: Residency = Residency()
     """Which requests may go where."""
+    routing: Routing = Routing()
+    """What choosing a replica goes by."""
     redis: Redis | None = None
     """Where several gateways tell each other what they have in flight; none: they do not."""

@@ -53,6 +53,13 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     fallback: str = ""
     """The deployment that was asked in place of `deployment`."""
     fallback_reason: str = ""
+    route: str = ""
+    """Why the replica was chosen: prefix, load, only or retry."""
+    predicted_ttft_ms: float | None = None
+    """From the choice of the replica to the first token."""
+    tokens_predicted_cached: int = 0
+    queued_ms: float | None = None
+    """In the queue for a place at a replica; left out if it did not wait."""
     hedged: bool = False
     retry_denied: bool = False
 
@@ -132,6 +139,10 @@ class AccessLog:
             record.sensitivity,
             record.fallback,
             record.fallback_reason,
+            record.route_reason,
+            round(record.predicted_ttft_s * 1e3, 3) if record.chosen_s else None,
+            record.predicted_cached_tokens,
+            round(record.queued_s * 1e3, 3) if record.queue_position else None,
             record.hedged,
             record.retry_denied,
         )

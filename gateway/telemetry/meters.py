@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.record import Record, Usage
+from gateway.record import Record
 from gateway.telemetry import series
 from gateway.telemetry.metrics import Labels, Registry, Values, observe
 
@@ -16,6 +16,7 @@ _OVERHEAD: Final = series.OVERHEAD.buckets
 _TTFT: Final = series.TIME_TO_FIRST_TOKEN.buckets
 _TPOT: Final = series.TIME_PER_OUTPUT_TOKEN.buckets
 _USAGE: Final = series.TOKEN_USAGE.buckets
+_PREDICTED: Final = series.PREDICTED_TTFT.buckets
 
 _Key = tuple[str, str, str, str, str, int, str]
 
@@ -23,7 +24,19 @@ _Key = tuple[str, str, str, str, str, int, str]
 class _Children:
     """The series that requests of one kind count in; those that not every request needs are made when one does."""
 
-    __slots__ = ("_model", "_owner", "_registry", "_tokens", "_tpot", "_ttft", "_usage", "duration", "requests")
+    __slots__ = (
+        "_model",
+        "_owner",
+        "_predicted",
+        "_prefix",
+        "_registry",
+        "_tokens",
+        "_tpot",
+        "_ttft",
+        "_usage",
+        "duration",
+        "requests",
+    )
 
     def __init__(self, registry: Registry, owner: Labels, model: Labels, status: int, error: str) -> None:
         self._registry = registry
@@ -31,6 +44,8 @@ class _Children:
         self._model = model
         self._tokens: dict[str, Values] = {}
         self._usage: dict[str, Values] = {}
+        self._prefix: dict[str, Values] = {}
+        self._predicted: Values | None = None
         self._ttft: Values | None = None
         self._tpot: Values | None = None
         known = error if not error or error in series.ERRORS else series.OTHER
@@ -51,6 +66,18 @@ class _Children:
         if values is None:
             values = self._usage[kind] = self._registry.child(series.TOKEN_USAGE, (*self._model, kind))
         return values
+
+    def prefix(self, source: str) -> Values:
+        values = self._prefix.get(source)
+        if values is None:
+            values = self._prefix[source] = self._registry.child(series.CACHED_TOKENS, (self._owner[0], source))
+        return values
+
+    @property
+    def predicted(self) -> Values:
+        if self._predicted is None:
+            self._predicted = self._registry.child(series.PREDICTED_TTFT, self._owner[:1])
+        return self._predicted
 
     @property
     def ttft(self) -> Values:
@@ -109,12 +136,16 @@ class Meters:
         observe(self._overhead, _OVERHEAD, overhead_s if overhead_s > 0.0 else 0.0)
         usage = record.usage
         if usage.prompt_tokens or usage.completion_tokens:
-            self._tokens(children, usage)
+            self._tokens(children, record)
         if record.error_type:
             if record.stream:
                 self._abort(record)
         elif record.first_token_s:
             observe(children.ttft, _TTFT, record.first_token_s - record.started_s)
+            if record.predicted_ttft_s > 0.0:
+                observe(
+                    children.predicted, _PREDICTED, (record.first_token_s - record.chosen_s) / record.predicted_ttft_s
+                )
             more = usage.completion_tokens - 1
             if more > 0:
                 observe(children.tpot, _TPOT, (record.last_token_s - record.first_token_s) / more)
@@ -123,7 +154,8 @@ class Meters:
             cache = self._cache[record.cache] = self._registry.child(series.CACHE_REQUESTS, (record.cache,))
         cache[0] += 1.0
 
-    def _tokens(self, children: _Children, usage: Usage) -> None:
+    def _tokens(self, children: _Children, record: Record) -> None:
+        usage = record.usage
         prompt, completion = usage.prompt_tokens, usage.completion_tokens
         if prompt:
             children.tokens("input")[0] += prompt
@@ -133,6 +165,9 @@ class Meters:
             observe(children.usage("output"), _USAGE, completion)
         if usage.cached_tokens:
             children.tokens("cached")[0] += usage.cached_tokens
+        if usage.cached_told:
+            children.prefix("predicted")[0] += record.predicted_cached_tokens
+            children.prefix("told")[0] += usage.cached_tokens
         if usage.reasoning_tokens:
             children.tokens("reasoning")[0] += usage.reasoning_tokens
         if usage.estimated:

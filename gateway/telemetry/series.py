@@ -209,6 +209,41 @@ HELD = Series(
     spill=("pool",),
     max_children=100,
 )
+PREFIX_REPLICAS = Series(
+    "headrace_prefix_replicas",
+    Kind.GAUGE,
+    "Replicas by how it is known what their KV caches hold: exact, predicted or none, as each worker knows it.",
+    ("pool", "certainty"),
+    "replicas",
+    spill=("pool",),
+    max_children=150,
+)
+PREFIX_BYTES = Series(
+    "headrace_prefix_index_bytes",
+    Kind.GAUGE,
+    "Memory of the index of prefixes.",
+    (),
+    "bytes",
+)
+PREDICTED_TTFT = Series(
+    "headrace_predicted_ttft_ratio",
+    Kind.HISTOGRAM,
+    "Time to first token, as a multiple of what was predicted when the replica was chosen.",
+    ("deployment",),
+    "",
+    (0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0),
+    spill=("deployment",),
+    max_children=20,
+)
+CACHED_TOKENS = Series(
+    "headrace_prefix_tokens_total",
+    Kind.COUNTER,
+    "Prompt tokens that the chosen replica was taken to hold (predicted) and held (told), of answers that told.",
+    ("deployment", "source"),
+    "tokens",
+    spill=("deployment",),
+    max_children=100,
+)
 QUEUE_LENGTH = Series(
     "headrace_queue_length",
     Kind.GAUGE,
@@ -236,6 +271,33 @@ QUEUE_SHED = Series(
     "requests",
     spill=("deployment",),
     max_children=80,
+)
+SPILLED = Series(
+    "headrace_spilled_total",
+    Kind.COUNTER,
+    "Requests sent elsewhere than to the on-premise replicas of their variant, by where.",
+    ("deployment", "rung"),
+    "requests",
+    spill=("deployment",),
+    max_children=60,
+)
+SPILL_USD = Series(
+    "headrace_spill_usd_last_hour",
+    Kind.GAUGE,
+    "What requests sent to clouds by `spill` cost in the last hour; of those in flight, what is expected.",
+    ("deployment",),
+    "usd",
+    spill=("deployment",),
+    max_children=60,
+)
+SPILL_CAPPED = Series(
+    "headrace_spill_capped_total",
+    Kind.COUNTER,
+    "Calls kept from a cloud by `spill.max_usd_per_hour` or `spill.max_usd_per_request`.",
+    ("deployment",),
+    "calls",
+    spill=("deployment",),
+    max_children=60,
 )
 SCRAPES = Series(
     "headrace_engine_scrapes_total",
@@ -341,9 +403,16 @@ ALL: Final[dict[str, Series]] = {
         REPLICA_IN_FLIGHT,
         REPLICAS,
         HELD,
+        PREFIX_REPLICAS,
+        PREFIX_BYTES,
+        PREDICTED_TTFT,
+        CACHED_TOKENS,
         QUEUE_LENGTH,
         QUEUE_WAIT,
         QUEUE_SHED,
+        SPILLED,
+        SPILL_USD,
+        SPILL_CAPPED,
         SCRAPES,
         SCRAPE_AGE,
         PEERS,

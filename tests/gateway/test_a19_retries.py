@@ -158,19 +158,39 @@ async def test_a20_over_max_parallel_the_answer_says_when_to_come_again() -> Non
         assert engine.stats.requests == 2
 
 
-async def test_a20_a_full_replica_is_an_overload_and_not_a_failure() -> None:
+async def test_a20_a_full_replica_is_an_overload_and_not_a_failure_where_nobody_may_wait() -> None:
+    async with engine_running() as engine:
+        config = config_of(engine, pool={"max_in_flight": 1})
+        config["deployments"]["m"]["queue"] = {"max_waiting": 0}
+        async with serving(config) as server:
+            engine.hold()
+            async with server.asking(streamed()) as wire:
+                await engine.arrived()
+                answer = await server.post(CHAT, chat())
+                error = answer.json()["error"]
+                assert (answer.status_code, error["code"]) == (503, "server_is_overloaded")
+                assert "max_in_flight" in error["message"]
+                assert answer.headers["retry-after"] == "1"
+                engine.release()
+                await wire.read_head()
+                await wire.read_body()
+
+
+async def test_with_every_replica_full_a_call_waits_in_the_gateway_and_says_so() -> None:
     async with engine_running() as engine, serving(config_of(engine, pool={"max_in_flight": 1})) as server:
         engine.hold()
         async with server.asking(streamed()) as wire:
             await engine.arrived()
-            answer = await server.post(CHAT, chat())
-            error = answer.json()["error"]
-            assert (answer.status_code, error["code"]) == (503, "server_is_overloaded")
-            assert "max_in_flight" in error["message"]
-            assert answer.headers["retry-after"] == "1"
+            waiting = asyncio.create_task(server.post(CHAT, chat()))
+            await settled(lambda: not any(len(room) for room in server.gateway.rooms), "nobody waits yet")
+            assert len(engine.requests) == 1
             engine.release()
             await wire.read_head()
             await wire.read_body()
+            answer = await waiting
+        assert (answer.status_code, answer.headers["x-headrace-queue-position"]) == (200, "1")
+        assert int(answer.headers["x-headrace-queued-ms"]) >= 0
+        assert not any(len(room) for room in server.gateway.rooms)
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,7 @@ async def test_a24_a_client_gets_only_the_headers_of_the_allow_list(status: int)
         expected = {"content-type", "content-length", "x-request-id", "date"}
         if status == 200:
             expected |= {"x-headrace-variant", "x-headrace-pool", "x-headrace-replica", "x-headrace-attempts"}
+            expected |= {"x-headrace-route"}
         assert set(answer.headers) == expected
         assert answer.headers["x-request-id"] != "engine-id"
 

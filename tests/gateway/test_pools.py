@@ -12,7 +12,7 @@ import pytest
 
 from engines.fake import FakeEngine
 from engines.http import Endpoint, HttpEngine
-from gateway.pool_keeper import Backoff
+from gateway.backoff import Backoff
 from gateway.pools import Pool
 from gateway.replicas import LEAST_SHARE, Ramp, Replica, admitted
 from router.breaker import BreakerState
