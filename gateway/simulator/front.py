@@ -6,10 +6,12 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from gateway.choice import STRICT_S, has_room
 from gateway.simulator.engine import Job
 from gateway.simulator.knowledge import Knowledge
 from gateway.simulator.plan import Plan, QueueSpec, Route
 from gateway.simulator.trace import Request
+from gateway.waiting_room import CONTENDED_S
 from router.fair_queue import Entry, FairQueue, charge
 from router.load import ReplicaLoad
 from router.policies import POLICIES
@@ -88,6 +90,7 @@ class Front:
         """Whether anybody who waits may go now."""
         for desk in self._desks.values():
             if desk.queue:
+                desk.full.clear()
                 self._hand_out(desk, desk.queue, now_s)
 
     def close(self) -> None:
@@ -106,21 +109,25 @@ class Front:
         self._leave(request)
         self.refused.append(request)
 
-    # Waiting
+    # Waiting: as `gateway.waiting_room` has it
 
     def _queue(self, desk: _Desk, spec: QueueSpec, request: Request, now_s: float) -> None:
         queue, caller = desk.queue, request.caller
         assert queue is not None
         cost = charge(request.prompt_tokens, desk.output_tokens)
         entry = Entry(caller.tenant, cost, request, spec.classes.get(caller.key, 0), now_s + spec.max_wait_s)
-        if not queue and self._place(request, desk, now_s, entry):
-            queue.pass_by(entry, now_s)
-            return
+        desk.asked_by(caller.tenant, now_s)
+        if not queue:
+            if self._place(request, desk, now_s, entry):
+                queue.pass_by(entry, now_s)
+                return
+            desk.full = {caller.sensitivity}
         desk.arrivals.append(entry)
         shed = queue.push(entry, now_s)
         if shed is not None:
             self._refuse(shed.payload)
-        self._hand_out(desk, queue, now_s)
+        if entry.behind or caller.sensitivity not in desk.full:
+            self._hand_out(desk, queue, now_s)
 
     def _hand_out(self, desk: _Desk, queue: FairQueue[Request], now_s: float) -> None:
         assert desk.spec is not None
@@ -131,13 +138,16 @@ class Front:
                 self._refuse(entry.payload)
 
         def fits(entry: Entry[Request]) -> bool:
-            return self._place(entry.payload, desk, now_s, entry)
+            group = entry.payload.caller.sensitivity
+            if group in desk.full:
+                return False
+            if self._place(entry.payload, desk, now_s, entry):
+                return True
+            desk.full.add(group)
+            return False
 
-        while self._has_place(desk, now_s) and queue.pop(now_s, fits) is not None:
+        while queue.pop(now_s, fits) is not None:
             pass
-
-    def _has_place(self, desk: _Desk, now_s: float) -> bool:
-        return any(self._free(i, desk.spec, now_s) for _weight, engines in desk.route.variants for i in engines)
 
     # Choosing
 
@@ -147,7 +157,7 @@ class Front:
 
     def _place(self, request: Request, desk: _Desk, now_s: float, entry: Entry[Request] | None = None) -> bool:
         """Send it to the engine that the policy chooses; False: none has a place."""
-        candidates = self._candidates(request, desk, now_s)
+        candidates = self._candidates(request, desk)
         if not candidates:
             return False
         loads, cached = self._loads, self._cached(request, desk)
@@ -156,6 +166,8 @@ class Front:
             cached = [cached[i] for i in candidates] if cached else ()
         features = Features(request.prompt_tokens, desk.output_tokens, cached, request.session, now_s)
         chosen = desk.policy.choose(features, loads)
+        if entry is not None and not has_room(loads[chosen], now_s, desk.hold_over_s(entry, now_s)):
+            return False
         work = loads[chosen].begin(request.prompt_tokens, features.cached_at(chosen), desk.output_tokens, now_s)
         job = Job(request, candidates[chosen], work)
         job.entry = entry
@@ -166,7 +178,7 @@ class Front:
     def _cached(self, request: Request, desk: _Desk) -> Sequence[int]:
         return self._knowledge.cached(request) if desk.policy.needs_prefix and request.keys else ()
 
-    def _candidates(self, request: Request, desk: _Desk, now_s: float) -> Sequence[int]:
+    def _candidates(self, request: Request, desk: _Desk) -> Sequence[int]:
         """Engines of a variant, drawn by weight, that have a place."""
         allowed = self._plan.allowed.get(request.caller.sensitivity)
         variants = desk.route.variants
@@ -177,15 +189,10 @@ class Front:
         engines = variants[0][1]
         if len(variants) > 1:
             engines = desk.rng.choices(variants, [weight for weight, _engines in variants])[0][1]
-        if desk.spec is None and not self._limited:
+        if not self._limited:
             return engines
-        return [i for i in engines if self._free(i, desk.spec, now_s)]
-
-    def _free(self, engine: int, spec: QueueSpec | None, now_s: float) -> bool:
-        limit, load = self._limits[engine], self._loads[engine]
-        if limit is not None and load.in_flight >= limit:
-            return False
-        return spec is None or load.backlog_s(now_s) <= spec.hold_over_s
+        limits, loads = self._limits, self._loads
+        return [i for i in engines if (limit := limits[i]) is None or loads[i].in_flight < limit]
 
 
 class _Desk:
@@ -200,9 +207,25 @@ class _Desk:
         if spec is not None:
             self.queue = FairQueue(spec.max_waiting, spec.age_s, spec.weights)
         self.arrivals: deque[Entry[Request]] = deque()
+        self.full: set[str] = set()
+        """Sensitivity classes that found no place since one became free."""
+        self._tenant: str | None = None
+        self._contended_until_s = 0.0
         self.output_tokens = PRIOR_OUTPUT_TOKENS
         self._answers = 0
         self._tokens = 0
+
+    def asked_by(self, tenant: str, now_s: float) -> None:
+        if tenant != self._tenant:
+            if self._tenant is not None:
+                self._contended_until_s = now_s + CONTENDED_S
+            self._tenant = tenant
+
+    def hold_over_s(self, entry: Entry[Request], now_s: float) -> float:
+        """Prefill that may lie ahead of it at the engine that it goes to."""
+        assert self.spec is not None
+        strict = now_s < self._contended_until_s and not entry.behind
+        return STRICT_S if strict else self.spec.hold_over_s
 
     def learn(self, output_tokens: int) -> None:
         self._answers += 1
