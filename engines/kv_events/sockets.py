@@ -1,4 +1,7 @@
-"""ZeroMQ sockets in one event loop: a context that lives as long as any of them, and one subscription."""
+"""ZeroMQ sockets in an event loop: a context that lives as long as any of them, and one subscription.
+
+pyzmq has sockets for asyncio; a message costs them five times as much, and a gateway hears many engines.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,10 @@ import asyncio
 import contextlib
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import zmq.asyncio
+    import zmq
 
 HWM = 1000
 """Messages that wait in memory for one socket. More are lost at the engine's end, and asked for again."""
@@ -39,25 +42,53 @@ class Sockets:
     """Opens sockets. They share one context, and with it one thread; it ends with the last of them."""
 
     def __init__(self) -> None:
-        self._context: zmq.asyncio.Context | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._open = 0
 
     def __repr__(self) -> str:
         return f"<Sockets open={self._open}>"
 
     @contextlib.contextmanager
-    def opened(self, kind: str, endpoint: str) -> Iterator[zmq.asyncio.Socket]:
-        """A socket of the `kind` SUB or DEALER, which connects to `endpoint` for as long as it takes.
+    def subscription(self, endpoint: str, topic: str) -> Iterator[Subscription]:
+        """Live messages of a publisher. Connects for as long as it takes.
 
         Raises:
             MissingLibrary: pyzmq is not installed.
             ValueError: `endpoint` is not one.
         """
         zmq = _library()
+        with self._opened(zmq.SUB, endpoint) as socket:
+            monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+            try:
+                socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
+                _connect(socket, endpoint)
+                bell = _Bell()
+                with _read(socket, bell) as live, _read(monitor, bell) as events:
+                    yield Subscription(live, events, bell, zmq.EVENT_DISCONNECTED)
+            finally:
+                socket.disable_monitor()
+                monitor.close(linger=0)
+
+    @contextlib.contextmanager
+    def replay(self, endpoint: str, number: int) -> Iterator[Replay]:
+        """All messages from `number` on that a publisher still has.
+
+        Raises: as `subscription`.
+        """
+        with self._opened(_library().DEALER, endpoint) as socket:
+            _connect(socket, endpoint)
+            bell = _Bell()
+            with _read(socket, bell) as port:
+                socket.send_multipart((b"", number.to_bytes(_NUMBER_BYTES, "big")))
+                yield Replay(port, bell)
+
+    @contextlib.contextmanager
+    def _opened(self, kind: int, endpoint: str) -> Iterator[zmq.Socket[bytes]]:
+        zmq = _library()
         if self._context is None:
-            self._context = zmq.asyncio.Context()
+            self._context = zmq.Context()
         self._open += 1
-        socket = self._context.socket(getattr(zmq, kind))
+        socket = self._context.socket(kind)
         try:
             for option, value in (
                 (zmq.LINGER, 0),
@@ -77,34 +108,16 @@ class Sockets:
                 self._context.term()
                 self._context = None
 
-    def subscription(self, endpoint: str, topic: str) -> contextlib.AbstractContextManager[Subscription]:
-        """Live messages of a publisher."""
-        return _subscription(self, endpoint, topic)
-
-
-@contextlib.contextmanager
-def _subscription(sockets: Sockets, endpoint: str, topic: str) -> Iterator[Subscription]:
-    zmq = _library()
-    with sockets.opened("SUB", endpoint) as socket:
-        monitor = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
-        try:
-            socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
-            connect(socket, endpoint)
-            yield Subscription(socket, monitor, zmq.EVENT_DISCONNECTED)
-        finally:
-            socket.disable_monitor()
-            monitor.close(linger=0)
-
 
 class Subscription:
     """One connection to a publisher, and what becomes of it. `lost`: the event that says that it ended."""
 
-    def __init__(self, socket: zmq.asyncio.Socket, monitor: zmq.asyncio.Socket, lost: int) -> None:
-        self._socket = socket
-        self._monitor = monitor
+    def __init__(self, live: _Port, events: _Port, bell: _Bell, lost: int) -> None:
+        self._live = live
+        self._events = events
+        self._bell = bell
         self._lost = lost
-        self._message: asyncio.Future[list[bytes]] | None = None
-        self._event: asyncio.Future[list[bytes]] | None = None
+        self._next: list[bytes] | None = None
 
     async def connected(self, limit_s: float) -> None:
         """Returns when the connection stands.
@@ -112,11 +125,12 @@ class Subscription:
         Raises:
             ConnectionLost: it does not within `limit_s`.
         """
-        try:
-            async with asyncio.timeout(limit_s):
-                self._check(await self._monitor.recv_multipart())
-        except TimeoutError:
-            raise ConnectionLost from None
+        deadline_s = self._bell.deadline_s(limit_s)
+        while (event := self._events.receive()) is None:
+            self._look()
+            if not await self._bell.wait(deadline_s):
+                raise ConnectionLost
+        self._check(event)
 
     async def receive(self, limit_s: float) -> list[bytes] | None:
         """The next message; None: there was none within `limit_s`.
@@ -124,25 +138,33 @@ class Subscription:
         Raises:
             ConnectionLost: there are no more.
         """
-        message, event = self._awaited()
-        if not message.done():
-            await asyncio.wait((message, event), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-        if message.done():
-            self._message = None
-            return message.result()
-        if event.done():
-            self._event = None
-            self._check(event.result())
-        return None
+        deadline_s = self._bell.deadline_s(limit_s)
+        while not self._has_next():
+            if not await self._bell.wait(deadline_s):
+                return None
+        message, self._next = self._next, None
+        return message
 
     async def until(self, other: asyncio.Future[bool]) -> None:
-        """Returns when `other` is done, or there is something to receive."""
-        await asyncio.wait((*self._awaited(), other), return_when=asyncio.FIRST_COMPLETED)
+        """Returns when `other` is done, or there is something to receive.
 
-    def _awaited(self) -> tuple[asyncio.Future[list[bytes]], asyncio.Future[list[bytes]]]:
-        message = self._message = self._message or _future(self._socket)
-        event = self._event = self._event or _future(self._monitor)
-        return message, event
+        Raises:
+            ConnectionLost: there is nothing to receive any more.
+        """
+        other.add_done_callback(lambda _: self._bell.ring())
+        while not other.done() and not self._has_next():
+            await self._bell.wait(None)
+
+    def _look(self) -> None:
+        """A descriptor stays readable, and rings, until its socket was looked at."""
+        if self._next is None:
+            self._next = self._live.receive()
+
+    def _has_next(self) -> bool:
+        self._look()
+        if self._next is None and (event := self._events.receive()) is not None:
+            self._check(event)
+        return self._next is not None
 
     def _check(self, event: list[bytes]) -> None:
         (number,) = struct.unpack_from("=H", event[0])
@@ -150,12 +172,91 @@ class Subscription:
             raise ConnectionLost
 
 
-def _future(socket: zmq.asyncio.Socket) -> asyncio.Future[list[bytes]]:
-    return cast("asyncio.Future[list[bytes]]", socket.recv_multipart())
+class Replay:
+    """What a publisher sends again."""
+
+    def __init__(self, port: _Port, bell: _Bell) -> None:
+        self._port = port
+        self._bell = bell
+
+    async def receive(self, limit_s: float) -> Message | None:
+        """The next message, whose number is `END` if there are no more.
+
+        Raises:
+            TimeoutError: there is no answer within `limit_s`.
+        """
+        deadline_s = self._bell.deadline_s(limit_s)
+        while (frames := self._port.receive()) is None:
+            if not await self._bell.wait(deadline_s):
+                raise TimeoutError
+        return message_in(frames)
 
 
-def connect(socket: zmq.asyncio.Socket, endpoint: str) -> None:
-    """Raises ValueError if `endpoint` is not one."""
+class _Bell:
+    """Wakes the one who waits."""
+
+    __slots__ = ("_loop", "_waiter")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[bool] | None = None
+
+    def ring(self) -> None:
+        self._wake(rung=True)
+
+    def deadline_s(self, limit_s: float) -> float:
+        return self._loop.time() + limit_s
+
+    async def wait(self, deadline_s: float | None) -> bool:
+        """Whether it rang before then. Look first whether there is anything: it does not ring again for that."""
+        if deadline_s is not None and self._loop.time() >= deadline_s:
+            return False
+        waiter = self._waiter = self._loop.create_future()
+        timer = None if deadline_s is None else self._loop.call_at(deadline_s, self._wake, False)
+        try:
+            rung: bool = await waiter
+            return rung
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self, rung: bool) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(rung)
+
+
+class _Port:
+    """The reading end of a socket. Its file descriptor says that something happened, not that there is a message."""
+
+    __slots__ = ("_again", "_flags", "_receive")
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        zmq = _library()
+        self._again: type[Exception] = zmq.Again
+        self._flags: int = zmq.NOBLOCK
+        self._receive = socket.recv_multipart
+
+    def receive(self) -> list[bytes] | None:
+        """A message, if one is there."""
+        try:
+            return self._receive(self._flags)
+        except self._again:
+            return None
+
+
+@contextlib.contextmanager
+def _read(socket: zmq.Socket[bytes], bell: _Bell) -> Iterator[_Port]:
+    loop = asyncio.get_running_loop()
+    descriptor = socket.fileno()
+    loop.add_reader(descriptor, bell.ring)
+    try:
+        yield _Port(socket)
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _connect(socket: zmq.Socket[bytes], endpoint: str) -> None:
     try:
         socket.connect(endpoint)
     except _library().ZMQError as error:
@@ -169,14 +270,9 @@ def message_in(frames: list[bytes]) -> Message | None:
     return int.from_bytes(frames[-2], "big"), frames[-1]
 
 
-def request_from(number: int) -> list[bytes]:
-    """What asks a replay socket for all messages from `number` on."""
-    return [b"", number.to_bytes(_NUMBER_BYTES, "big")]
-
-
 def _library() -> Any:
     try:
-        import zmq.asyncio
+        import zmq
     except ImportError as error:
         raise MissingLibrary from error
     return zmq

@@ -22,9 +22,7 @@ from engines.kv_events.sockets import (
     Message,
     Sockets,
     Subscription,
-    connect,
     message_in,
-    request_from,
 )
 from engines.kv_events.sources import Source
 from engines.kv_events.tracker import Tracker
@@ -226,14 +224,11 @@ class Subscriber:
         """Ask for the message that was read last and all after it: if it is not that one, the engine began anew."""
         self.replays += 1
         known = self._sequence.next > 0
-        with self._sockets.opened("DEALER", self.source.replay_endpoint) as socket:
-            connect(socket, self.source.replay_endpoint)
-            await socket.send_multipart(request_from(max(self._sequence.next - 1, 0)))
+        with self._sockets.replay(self.source.replay_endpoint, max(self._sequence.next - 1, 0)) as replay:
             first = True
             while True:
                 try:
-                    async with asyncio.timeout(self._replay_s):
-                        message = message_in(await socket.recv_multipart())
+                    message = await replay.receive(self._replay_s)
                 except TimeoutError:
                     return _Replay.SILENT
                 if message is None or message[0] == END:

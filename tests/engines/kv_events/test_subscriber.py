@@ -370,7 +370,7 @@ async def test_what_is_no_endpoint_is_refused(endpoint: str) -> None:
 
 
 async def test_without_the_library_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "zmq.asyncio", None)
+    monkeypatch.setitem(sys.modules, "zmq", None)
     with pytest.raises(MissingLibrary, match=r"headrace\[kv-events\]"):
         await Subscriber(Source("tcp://127.0.0.1:1"), Tracker(Heard()), Sockets()).run()
 
