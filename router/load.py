@@ -103,6 +103,7 @@ class ReplicaLoad:
                      as other gateways and the engine's own metrics tell; they may be late, so they only ever correct.
     speed:           what was learned of its speed.
     last_sent_s:     when it was last sent anything.
+    sent_sum_s:      the sum of when those in flight were sent, so that their ages are in_flight * now - sent_sum_s.
     """
 
     __slots__ = (
@@ -121,6 +122,7 @@ class ReplicaLoad:
         "others_prefill_tokens",
         "prefill_pairs",
         "prefill_tokens",
+        "sent_sum_s",
         "served",
         "speed",
         "waiting",
@@ -141,6 +143,7 @@ class ReplicaLoad:
         self.others_context_tokens = 0.0
         self._recent_tokens = 0.0
         self.last_sent_s = 0.0
+        self.sent_sum_s = 0.0
         self._pending: dict[Work, None] = {}
         self._mark_s = 0.0
         """When the prefill that goes on now began, as far as can be seen from here."""
@@ -171,6 +174,7 @@ class ReplicaLoad:
         self.context_tokens += prompt_tokens + output_tokens
         self._recent_tokens = self.recent_tokens(now_s) + work.uncached_tokens
         self.last_sent_s = now_s
+        self.sent_sum_s += now_s
         return work
 
     def recent_tokens(self, now_s: float) -> float:
@@ -235,8 +239,9 @@ class ReplicaLoad:
     def ended(self, work: Work) -> None:
         self.in_flight -= 1
         self.context_tokens -= work.prompt_tokens + work.output_tokens
+        self.sent_sum_s -= work.sent_s
         if not self.in_flight:
-            self.context_tokens = 0.0  # rounding must not add up
+            self.context_tokens = self.sent_sum_s = 0.0  # rounding must not add up
 
     def _left_prefill(self, work: Work) -> None:
         del self._pending[work]
