@@ -65,7 +65,8 @@ class Generation:
             self._reply.usage.cached_tokens = cached if plan.cached_tokens is None else plan.cached_tokens
         rate = engine.options.prefill_tps
         if rate:
-            plan.ttft_s += engine.planner.jittered((len(self._prompt) - cached) / rate, engine.options.jitter)
+            prefill_s = engine.planner.jittered((len(self._prompt) - cached) / rate, engine.options.jitter)
+            plan.ttft_s += engine.prefilled_after(prefill_s)
         self._maybe_hang(Hang.BEFORE, self._answer)
 
     def _answer(self) -> None:

@@ -75,7 +75,10 @@ class FakeOptions:
 
     ttft_s: float = _option(0.0, "--ttft", "Seconds from admission to the first token.", minimum=0)
     prefill_tps: float = _option(
-        0.0, "--prefill-tps", "Prompt tokens prefilled per second, cached ones free; 0: no limit.", minimum=0
+        0.0,
+        "--prefill-tps",
+        "Prompt tokens prefilled per second, one prompt after the other, cached ones free; 0: no limit.",
+        minimum=0,
     )
     itl_s: float = _option(0.0, "--itl", "Seconds between two tokens.", minimum=0)
     jitter: float = _option(

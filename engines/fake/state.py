@@ -101,6 +101,7 @@ class State:
         self.started_s = asyncio.get_running_loop().time()
         self.made = 0
         """Answers made so far: the next one's id."""
+        self._prefilling_until_s = 0.0
 
     def _new_prefixes(self) -> PrefixCache:
         size = self.options.block_tokens
@@ -109,6 +110,12 @@ class State:
     @property
     def starting(self) -> bool:
         return asyncio.get_running_loop().time() - self.started_s < self.options.startup_s
+
+    def prefilled_after(self, prefill_s: float) -> float:
+        """Seconds until a prompt whose own prefill takes so long is prefilled: those before it go first."""
+        now_s = asyncio.get_running_loop().time()
+        self._prefilling_until_s = max(now_s, self._prefilling_until_s) + prefill_s
+        return self._prefilling_until_s - now_s
 
     def hold(self) -> None:
         self.counters.arrived = 0
@@ -138,6 +145,7 @@ class State:
         self.log.clear()
         self.metrics = Metrics()
         self.prefixes.clear()
+        self._prefilling_until_s = 0.0
         self.change(self.first_options)
         self.release()
 
