@@ -117,6 +117,7 @@ class Chooser:
         record.chosen_s = now_s
         record.predicted_ttft_s = load.backlog_s(now_s) + prefill_s + load.speed.fixed_s
         record.predicted_cached_tokens = cached
+        record.prefix = facts.prefix
         record.route_reason = errand.route_reason
         slot = replica.slot
         if slot is not None and facts.prefix.keys and errand.deployment.policy.needs_prefix:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from gateway.errors import ApiError
+from router.prefix import Prefix
+
+NO_PREFIX = Prefix()
 
 
 class Usage(msgspec.Struct):
@@ -57,6 +60,8 @@ class Record(msgspec.Struct):
     """When it was chosen, from then to the first token."""
     predicted_cached_tokens: int = 0
     """Of the prompt, what the replica was taken to hold."""
+    prefix: Prefix = NO_PREFIX
+    """What the prompt begins with."""
     queue_position: int = 0
     """When it came to the queue for a place at a replica, 1 being next; 0: it did not wait."""
     queued_s: float = 0.0

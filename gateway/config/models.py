@@ -218,6 +218,9 @@ class AccessLog(Section):
     """json: one object a line; pretty: for terminals."""
     path: str = "-"
     """A file, or `-` for standard output."""
+    prefix_secret: SecretStr | None = None
+    """Adds `prefix` to the lines, hashes made with this secret: from them `headrace simulate` sees which prompts begin
+    alike. Without it, no such field."""
 
 
 class Tracing(Section):

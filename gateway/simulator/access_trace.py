@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 from pathlib import Path
+from statistics import median
 
 import msgspec
 
@@ -35,6 +36,7 @@ class _Line(msgspec.Struct):
     tokens_cached: int = 0
     cache: str = ""
     prefix: list[str] = []
+    prefix_block_tokens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,8 @@ def read_log(path: Path, lines: Iterator[str], limit: int | None = None) -> Log:
     """
     decode = msgspec.json.Decoder(_Line).decode
     found: list[tuple[Request, Measured]] = []
-    blocks, skipped = _Blocks(), 0
+    told: list[tuple[Request, _Line]] = []
+    skipped = 0
     for number, line in enumerate(lines, 1):
         if limit is not None and len(found) >= limit:
             break
@@ -104,9 +107,12 @@ def read_log(path: Path, lines: Iterator[str], limit: int | None = None) -> Log:
             skipped += 1
         else:
             request = _request(row, ended_s - row.duration_ms / 1e3)
-            request.keys = blocks.of_marks(request.prompt_tokens, row.prefix)
             found.append((request, _measured(row)))
+            if row.prefix and row.prefix_block_tokens > 0.0:
+                told.append((request, row))
     found.sort(key=lambda pair: pair[0].arrival_s)
+    blocks = _Blocks()
+    _told_prefixes(path, told, blocks)
     _guess_prefixes(found, blocks)
     requests = [request for request, _measured in found]
     return Log(trace_of(path, requests, LOG_BLOCK_TOKENS, skipped=skipped), [measured for _request, measured in found])
@@ -134,16 +140,16 @@ class _Blocks:
     def fresh(self, blocks: int) -> list[int]:
         return [next(self._count) for _ in range(blocks)]
 
-    def of_marks(self, prompt_tokens: int, marks: Sequence[str]) -> list[int]:
+    def of_marks(self, prompt_tokens: int, marks: Sequence[str], block_tokens: float) -> list[int]:
         """A block is the same as another one if the shortest beginning that covers it is the same; see `prefix_marks`.
 
         Raises:
-            ValueError: a mark has no number of tokens.
+            ValueError: a mark has no number of blocks.
         """
         keys: list[int] = []
         most = _blocks_in(prompt_tokens)
         for mark in marks:
-            covered = min(most, int(mark.partition(":")[0]) // LOG_BLOCK_TOKENS)
+            covered = min(most, int(int(mark.partition(":")[0]) * block_tokens) // LOG_BLOCK_TOKENS)
             for block in range(len(keys), covered):
                 name = mark, block
                 if name not in self._known:
@@ -154,6 +160,19 @@ class _Blocks:
 
 def _blocks_in(prompt_tokens: int) -> int:
     return (prompt_tokens - 1) // LOG_BLOCK_TOKENS
+
+
+def _told_prefixes(path: Path, told: Sequence[tuple[Request, _Line]], blocks: _Blocks) -> None:
+    """Where the log says which prompts begin alike. The length of a block may be an estimate that changes from line to
+    line, while its place in the prompt does not: all get the same length."""
+    if not told:
+        return
+    block_tokens = median(row.prefix_block_tokens for _request, row in told)
+    try:
+        for request, row in told:
+            request.keys = blocks.of_marks(request.prompt_tokens, row.prefix, block_tokens)
+    except ValueError as error:
+        raise BadTrace(f"{path}: `prefix`: {error}") from None
 
 
 def _guess_prefixes(found: list[tuple[Request, Measured]], fresh: _Blocks) -> None:

@@ -12,6 +12,7 @@ import msgspec
 
 from gateway.config import AccessLog as Options
 from gateway.record import Record
+from gateway.telemetry.prefix_marks import marks
 from gateway.telemetry.redact import Redactor
 from gateway.telemetry.writer import LineWriter
 
@@ -62,6 +63,10 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True):
     """In the queue for a place at a replica; left out if it did not wait."""
     hedged: bool = False
     retry_denied: bool = False
+    prefix: list[str] = []
+    """See `gateway.telemetry.prefix_marks`."""
+    prefix_block_tokens: float = 0.0
+    """Length of a block of `prefix`, as far as it was known."""
 
 
 class AccessLog:
@@ -75,6 +80,8 @@ class AccessLog:
 
     def __init__(self, options: Options, redactor: Redactor, deployments: frozenset[str]) -> None:
         self._redactor = redactor
+        secret = options.prefix_secret
+        self._prefix_secret = None if secret is None else secret.get_secret_value().encode()
         self._clean: dict[str, str] = {}
         self.know(deployments)
         self._encode = msgspec.json.Encoder().encode
@@ -145,6 +152,8 @@ class AccessLog:
             round(record.queued_s * 1e3, 3) if record.queue_position else None,
             record.hedged,
             record.retry_denied,
+            [] if self._prefix_secret is None else marks(record.prefix.keys, self._prefix_secret),
+            round(record.prefix.block_tokens, 2) if self._prefix_secret is not None and record.prefix.keys else 0.0,
         )
 
     def _id(self, text: str) -> str:

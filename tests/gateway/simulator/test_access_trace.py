@@ -10,7 +10,6 @@ from gateway.simulator.access_trace import LOG_BLOCK_TOKENS, Log, open_log
 from gateway.simulator.trace import BadTrace, Caller
 from gateway.telemetry.access_log import Line
 from gateway.telemetry.prefix_marks import GROWTH, marks
-from router.prefix import Prefix
 from tests.gateway.simulator import log_line, write_lines
 
 B = LOG_BLOCK_TOKENS
@@ -54,26 +53,34 @@ def test_a_prompt_that_found_tokens_cached_continues_the_prompt_that_left_them(t
 
 
 def test_where_the_log_tells_which_prompts_begin_alike_nothing_is_guessed(tmp_path: Path) -> None:
-    told = ["64:aa", "80:bb", "100:cc", "125:dd", "156:ee"]
+    told = ["1:aa", "2:bb", "3:cc"]
     log = read(
         tmp_path,
-        log_line(1.0, 0.5, tokens=(161, 1, 0), prefix=told),
-        log_line(2.0, 0.5, tokens=(400, 1, 0), prefix=[*told, "195:ff", "244:11", "305:22"]),
-        log_line(3.0, 0.5, tokens=(200, 1, 0), prefix=[*told[:3], "125:00", "156:ee"]),
-        log_line(4.0, 0.5, tokens=(200, 1, 128), prefix=["64:00"]),
+        log_line(1.0, 0.5, tokens=(3 * B + 1, 1, 0), prefix=told, prefix_block_tokens=B),
+        log_line(2.0, 0.5, tokens=(9 * B, 1, 0), prefix=[*told, "4:dd", "6:ee"], prefix_block_tokens=B + 3),
+        log_line(3.0, 0.5, tokens=(3 * B + 9, 1, 0), prefix=["1:aa", "2:00", "3:cc"], prefix_block_tokens=B - 3),
+        log_line(4.0, 0.5, tokens=(3 * B, 1, 2 * B), prefix=["1:00"], prefix_block_tokens=B),
     )
     first, second, third, other = (list(r.keys) for r in log.trace.requests)
-    assert (len(first), len(second), len(third), len(other)) == (2, 6, 3, 3)
-    assert second[:2] == first
+    assert (len(first), len(second), len(third), len(other)) == (3, 8, 3, 2)
+    assert second[:3] == first
     assert third[0] == first[0]
+    assert third[1] not in first
     assert not {*other} & {*first, *second, *third}
-    assert len({*second[2:], *third[2:]}) == 5
+    assert len({*second[3:], *third[1:2]}) == 6
+
+
+def test_a_mark_without_a_number_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BadTrace, match=r"access.jsonl: `prefix`: invalid literal for int"):
+        read(tmp_path, log_line(1.0, 0.5, prefix=["x"], prefix_block_tokens=16))
 
 
 def test_marks_lead_back_to_what_prompts_share(tmp_path: Path) -> None:
     keys = [list(range(1, 200)), [*range(1, 101), *range(1000, 1100)], list(range(5000, 5200))]
     lines = [
-        log_line(float(i), 0.1, tokens=(16 * len(some) + 1, 1, 0), prefix=marks(Prefix(some, 16.0), b"salt"))
+        log_line(
+            float(i), 0.1, tokens=(16 * len(some) + 1, 1, 0), prefix=marks(some, b"salt"), prefix_block_tokens=16.0
+        )
         for i, some in enumerate(keys)
     ]
     first, second, stranger = (list(r.keys) for r in read(tmp_path, *lines).trace.requests)
@@ -97,7 +104,7 @@ def test_tpot_is_known_of_streams_with_more_than_one_token(tmp_path: Path) -> No
 
 def test_what_is_read_of_a_line_is_written_to_it() -> None:
     read_fields = {"time", "duration_ms", "deployment", "tenant", "key", "sensitivity", "pool", "replica", "ttft_ms"}
-    assert read_fields | {"tokens_in", "tokens_out", "tokens_cached", "cache"} <= set(Line.__struct_fields__)
+    assert read_fields | {"tokens_in", "tokens_out", "tokens_cached", "cache", "prefix"} <= set(Line.__struct_fields__)
 
 
 def test_a_log_that_is_not_there_is_named(tmp_path: Path) -> None:
