@@ -62,6 +62,7 @@ class Gateway:
 
     metrics: where `/metrics` gets its text; by default from this worker alone.
     pools:   where `/admin/pools` gets its answer; by default from this worker alone.
+    clock:   goes with the loop that it runs on; by default the real one.
 
     Raises:
         OSError: the access log, a certificate or a CA file cannot be opened.
@@ -69,9 +70,15 @@ class Gateway:
     """
 
     def __init__(
-        self, config: Config, *, worker_id: int = 0, metrics: Metrics | None = None, pools: Pools | None = None
+        self,
+        config: Config,
+        *,
+        worker_id: int = 0,
+        metrics: Metrics | None = None,
+        pools: Pools | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        clock = self._clock = RealClock()
+        clock = self._clock = clock or RealClock()
         rng = random.Random()  # noqa: S311 - spreads load, guards nothing
         self.config = config
         self.worker_id = worker_id

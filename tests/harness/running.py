@@ -14,6 +14,7 @@ import msgspec
 
 from engines.fake import FakeEngine, FakeOptions
 from gateway.app import Gateway
+from gateway.clock import Clock
 from gateway.config import Config
 from gateway.config.load import parse_config
 from gateway.telemetry import merge, render
@@ -36,14 +37,14 @@ def _in_use(engine: FakeEngine) -> object:
 
 
 @asynccontextmanager
-async def serving(config: str | Mapping[str, Any] | Config) -> AsyncIterator[Server]:
+async def serving(config: str | Mapping[str, Any] | Config, *, clock: Clock | None = None) -> AsyncIterator[Server]:
     """A gateway as one worker process runs it. Takes a YAML text, the tree of one, or a checked configuration.
 
     The access log goes to a file, unless the configuration says where; `Server.records` reads it.
     """
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "access.log"
-        gateway = await asyncio.to_thread(lambda: Gateway(_with_log(_checked(config), log)))
+        gateway = await asyncio.to_thread(lambda: Gateway(_with_log(_checked(config), log), clock=clock))
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
         server = Server(gateway, sock.getsockname()[1], log)
