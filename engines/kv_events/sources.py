@@ -47,11 +47,17 @@ def sources_in(answer: bytes, engine_url: str) -> list[Source]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{SOURCES_PATH}: {error}") from error
     found = [
-        Source(on_host(one.endpoint, engine_url), on_host(one.replay_endpoint or "", engine_url), one.topic, rank)
+        Source(_reachable(one.endpoint, engine_url), _reachable(one.replay_endpoint, engine_url), one.topic, rank)
         for rank, one in sorted(told.items())
         if one.enable_kv_cache_events and one.publisher == "zmq"
     ]
-    return [one for one in found if _REACHABLE.match(one.endpoint)]
+    return [one for one in found if one.endpoint]
+
+
+def _reachable(endpoint: str | None, engine_url: str) -> str:
+    """The endpoint as it can be connected to; empty: it cannot."""
+    found = on_host(endpoint or "", engine_url)
+    return found if _REACHABLE.match(found) else ""
 
 
 def configured(endpoint: str, replay_endpoint: str, topic: str, ranks: int, engine_url: str) -> Sequence[Source]:

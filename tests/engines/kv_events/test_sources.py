@@ -48,6 +48,11 @@ def test_what_cannot_be_read_from_here_is_no_source(answer: bytes) -> None:
     assert sources_in(answer, "http://127.0.0.1:8000") == []
 
 
+def test_a_replay_endpoint_that_cannot_be_reached_is_none() -> None:
+    told = b'{"0": {"endpoint": "tcp://*:5557", "replay_endpoint": "inproc://replay"}}'
+    assert sources_in(told, "http://127.0.0.1:8000") == [Source("tcp://127.0.0.1:5557")]
+
+
 @pytest.mark.parametrize("answer", [b"", b"[]", b'{"0": {}}', b'{"x": {"endpoint": ""}}', b"<html>", b"\xff"])
 def test_what_is_no_such_answer_is_said(answer: bytes) -> None:
     with pytest.raises(ValueError, match="/kv_event_sources"):
