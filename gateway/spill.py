@@ -129,6 +129,11 @@ class Climb:
         rungs = " ".join(dict.fromkeys(self._rungs))
         return f"<Climb {rungs} target_s={self.target_s:g}{' capped' if self.capped else ''}>"
 
+    @property
+    def spilling(self) -> bool:
+        """Whether more than the first step is open."""
+        return bool(self._rungs) and self._rungs[-1] is not Rung.PRIMARY
+
     def open(self, outlook: Outlook, features: Features, *, partial: bool = False) -> tuple[Place, ...]:
         """Where the call may be sent: the first step, and each one after it while the best before it is not enough.
 

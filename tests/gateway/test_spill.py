@@ -15,13 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.catalog import Variant
+from gateway.config import Telemetry as Options
 from gateway.config.spill_options import OfferOptions, SpillOptions
 from gateway.needs import NO_NEEDS, Menu, Needs
 from gateway.pools import Pool
 from gateway.prices import Price, PriceTable, shipped
 from gateway.record import Usage
 from gateway.residency import ANYWHERE, Clearance
-from gateway.spill import NOBODY_THERE, Climb, Forecast, Ladder, Rung, Step, best_of
+from gateway.spill import NOBODY_THERE, Climb, Forecast, Ladder, Rung, Step, best_of, watch
+from gateway.telemetry import Telemetry, merge, render
 from router.load import ReplicaLoad, Work
 from router.speed import Speed
 from router.types import Features
@@ -193,7 +195,10 @@ def test_only_what_goes_to_a_cloud_has_a_bill() -> None:
     on = ladder(SpillOptions(ttft_s=1, step_down="before"))
     call = climb(on)
     assert call.take("gpus", 0.0)[1:] == (Rung.PRIMARY, None), "before anything was asked, the first step is open"
+    assert not call.spilling
     rungs(call, 9.0, 9.0)
+    assert call.spilling
+    assert repr(call.route) == "<Route big primary smaller cloud levels={1.0: 2}>"
     assert repr(call) == "<Climb primary smaller cloud target_s=1>"
     named, rung, bill = call.take("small", 0.0)
     assert (named.name, rung, bill) == ("tiny", Rung.SMALLER, None)
@@ -300,6 +305,21 @@ def test_the_best_of_replicas_is_the_earliest_first_token() -> None:
     assert told(best_of([slow, fast], features)) == (0.5, 1.0)
     assert best_of([], features) is NOBODY_THERE
     assert NOBODY_THERE.ttft_s == math.inf
+
+
+async def test_what_ladders_do_is_in_the_metrics() -> None:
+    telemetry = Telemetry(Options.model_validate({"access_log": {"format": "off"}}))
+    on = ladder(SpillOptions(ttft_s=1, max_usd_per_hour=2))
+    watch(telemetry, [on], lambda: 60.0)
+    for _ in range(3):
+        call = climb(on)
+        if "cloud" in rungs(call, 9.0):
+            call.take("cloud", 0.0)
+    text = render(merge([telemetry.snapshot()]), "").body.decode()
+    assert 'headrace_spilled_total{deployment="chat",rung="cloud"} 2' in text
+    assert 'headrace_spill_usd_last_hour{deployment="chat"} 2' in text
+    assert 'headrace_spill_capped_total{deployment="chat"} 1' in text
+    await telemetry.aclose()
 
 
 class Engines:
