@@ -83,6 +83,7 @@ class Books(RuleBasedStateMachine):
         assert load.prefill_pairs >= sum(w.pairs for w in still)
         assert load.context_tokens == pytest.approx(sum(w.prompt_tokens + w.output_tokens for w in open_now))
         assert load.kv_usage() == pytest.approx(load.context_tokens / 100_000)
+        assert load.sent_sum_s == pytest.approx(sum(w.sent_s for w in open_now), abs=1e-6)
 
     @invariant()
     def neither_the_backlog_nor_what_was_learned_is_negative(self) -> None:
@@ -95,7 +96,7 @@ class Books(RuleBasedStateMachine):
             work.close()
         load = self.load
         assert (load.in_flight, load.waiting, load.prefill_tokens, load.prefill_pairs) == (0, 0, 0, 0)
-        assert load.context_tokens == 0.0
+        assert (load.context_tokens, load.sent_sum_s) == (0.0, 0.0)
         assert load.backlog_s(self.now_s) == 0.0
 
 
