@@ -69,6 +69,8 @@ def simulate(
     load = _Load(scale, limit, kv_tokens, step_tokens)
     how = _How(seeds, processes, plot, as_json, Slo(slo_ttft, tpot_s=slo_tpot))
     if from_log is not None and config is not None and trace is None:
+        if replicas or max_in_flight or queue or prices or (policy, speeds, rtts) != ("all", "1", "0"):
+            wrong("--policy, --replicas, --speeds, --rtts, --prices, --max-in-flight and --queue go with --trace only")
         _compare_configs(from_log, config, against, load, how)
         return
     if trace is None or from_log or config or against:

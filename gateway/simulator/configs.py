@@ -21,7 +21,7 @@ from gateway.simulator.run import simulate_plan
 
 FIT_REQUESTS = 5_000
 FIT_STEPS = (0.7, 0.7, 0.7, 0.5, 0.5, 0.35, 0.35, 0.25, 0.25, 0.2)
-"""They become shorter, or under overload they would go to and fro."""
+"""They become shorter: under overload, equal ones would overshoot again and again."""
 _LEAST = Clearance("", level=-1)
 
 

@@ -151,6 +151,12 @@ def test_the_change_is_a_column(log: Path, tmp_path: Path) -> None:
     assert only.endswith("\n5 requests\n")
 
 
+def test_what_a_configuration_says_cannot_be_said_again(log: Path, tmp_path: Path) -> None:
+    result = call("--from-log", log, "--config", config(tmp_path / "c.yaml", 1, "random"), "--policy", "random")
+    assert result.exit_code == 1
+    assert result.stderr.endswith("go with --trace only\n")
+
+
 def test_a_bad_configuration_or_log_is_told_as_everywhere(log: Path, tmp_path: Path) -> None:
     good = config(tmp_path / "good.yaml", 1, "random")
     bad = config(tmp_path / "bad.yaml", 1, "fastest")
