@@ -14,9 +14,9 @@ STALL = 0.5
 BUSY = 4.0
 """A backlog lasts so many times longer than it takes to work off, for more arrives meanwhile: 1 / (1 - load), at three
 quarters."""
-FULL = 0.5
+FULL = 0.25
 """Of the mean latency, how much longer an answer takes where the KV cache is spoken for in full: each step reads it."""
-TIE = 0.02
+TIE = 0.01
 """Costs that lie within this share of the lowest are equal: whoever has the least to do, now and of late, is taken."""
 TIE_S = 0.001
 IDLE_HALF_S = 15.0

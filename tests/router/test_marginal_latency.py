@@ -100,11 +100,11 @@ def test_who_needs_no_prefill_delays_nobody() -> None:
     assert told["cost"] == pytest.approx(2.0)
 
 
-def test_a_full_cache_costs_half_a_latency() -> None:
+def test_a_full_cache_costs_a_quarter_of_a_latency() -> None:
     """Mean age 20 s, so a latency of 40 s; 1000 tokens there and 1500 that come, of 10,000."""
     views = [decoding(replica("a", kv=10_000), 20.0), decoding(replica("b"), 20.0)]
     told = terms(Features(1000, 500.0, now_s=NOW_S), *views)
-    assert [one["kv_s"] for one in told] == [pytest.approx(20.0 * 0.25), 0.0]
+    assert [one["kv_s"] for one in told] == [pytest.approx(10.0 * 0.25), 0.0]
 
 
 def test_the_cost_is_the_sum_of_the_terms_in_seconds() -> None:
