@@ -13,7 +13,7 @@ from gateway.record import Record, Usage
 from gateway.replicas import NOBODY, Lease, Nobody, Replica, admitted
 from gateway.telemetry import Telemetry
 from gateway.upstream import Outcome, Reason, Rejection
-from gateway.waiting_room import WaitingRoom
+from gateway.waiting_room import LATER, Later, WaitingRoom
 from router.load import ReplicaLoad
 from router.prefix import Certainty, PrefixIndex
 from router.types import Features
@@ -29,6 +29,8 @@ STRICT_S = 0.05
 STEP_TOKENS = 4096
 """Uncached prompt tokens that an engine takes on at once: half of what most let into one step."""
 LEAST_OBSERVATIONS = 8
+MOST_UNKNOWN = 32
+"""Requests that wait at a replica of which nobody knows how fast it is."""
 _AT_LIMIT = "is at its `max_in_flight`"
 
 
@@ -58,8 +60,10 @@ class Chooser:
         self.rooms.append(room)
         return room
 
-    def claim(self, errand: Errand, record: Record, *, strict: bool) -> Lease | Nobody | None:
-        """A place for a call that may wait for one. None: the replica that is best for it has too much to do.
+    def claim(self, errand: Errand, record: Record, *, strict: bool) -> Lease | Nobody | Later | None:
+        """A place for a call that may wait for one.
+
+        `LATER`: the replica that is best for it has too much to do. None: all have.
 
         strict: it may not keep others waiting.
         """
@@ -68,11 +72,13 @@ class Chooser:
         if not eligible:
             waits = any(r.rests_until_s <= now_s and r.breaker.allows(now_s) for r in errand.replicas)
             return None if waits else NOBODY
+        hold_over_s = STRICT_S if strict else errand.deployment.hold_over_s
+        if hold_over_s is None:
+            return self._lease(errand, self._choose(errand, eligible, now_s), record, now_s)
         chosen = self._choose(errand, eligible, now_s)
-        hold_over_s = errand.deployment.hold_over_s
-        if hold_over_s is not None and not has_room(chosen.load, now_s, STRICT_S if strict else hold_over_s):
-            return None
-        return self._lease(errand, chosen, record, now_s)
+        if has_room(chosen.load, now_s, hold_over_s):
+            return self._lease(errand, chosen, record, now_s)
+        return LATER if any(has_room(r.load, now_s, hold_over_s) for r in eligible) else None
 
     def take(self, errand: Errand, record: Record) -> Lease | None:
         """A place at the replica that the policy chooses. None: nobody may be asked now; `nobody` says why."""
@@ -83,10 +89,13 @@ class Chooser:
     def _choose(self, errand: Errand, eligible: list[Replica], now_s: float) -> Replica:
         if now_s < self._busy_until_s:
             eligible = [r for r in eligible if r.busy_until_s <= now_s] or eligible
+        if len(eligible) == 1:
+            errand.only()
+            return eligible[0]
         eligible = admitted(eligible, now_s, self._rng)
         features = self.features(errand, eligible, now_s)
         chosen = errand.deployment.policy.choose(features, [r.load for r in eligible])
-        errand.chose(features, chosen, len(eligible))
+        errand.chose(features, chosen)
         return eligible[chosen]
 
     def _eligible(self, errand: Errand, now_s: float) -> list[Replica]:
@@ -191,10 +200,12 @@ def judge(lease: Lease, outcome: Outcome, now_s: float) -> None:
 def has_room(load: ReplicaLoad, now_s: float, hold_over_s: float) -> bool:
     """Whether a request is better sent there than kept: what has not begun can still go elsewhere, or let others pass.
 
-    A few prompts are always let in, which engines prefill together; and so are all as long as the speed is not known.
+    A few prompts are always let in, which engines prefill together, but not where somebody may come who goes first.
     """
     if load.kv_usage() >= 1.0 and load.in_flight:
         return False
-    if load.prefill_tokens < STEP_TOKENS or load.speed.observations < LEAST_OBSERVATIONS:
+    if load.prefill_tokens < (STEP_TOKENS if hold_over_s > STRICT_S else 1):
+        return True
+    if load.speed.observations < LEAST_OBSERVATIONS and load.waiting < MOST_UNKNOWN:
         return True
     return load.backlog_s(now_s) <= hold_over_s

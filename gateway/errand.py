@@ -102,15 +102,18 @@ class Errand:
         """Attempts that are kept for a fallback."""
         return 1 if self.queue or self.deployment.fallbacks.get(self.reason) else 0
 
-    def chose(self, features: Features, index: int, candidates: int) -> None:
+    def chose(self, features: Features, index: int) -> None:
         """The policy's answer."""
         cached = self.cached_tokens = features.cached_at(index)
         if self.tried:
             self.route_reason = "retry"
-        elif candidates == 1:
-            self.route_reason = "only"
         else:
             self.route_reason = "prefix" if cached and cached == max(features.cached) else "load"
+
+    def only(self) -> None:
+        """There was nothing to choose."""
+        self.cached_tokens = 0
+        self.route_reason = "retry" if self.tried else "only"
 
     def failed(self, error: ApiError, reason: Reason, *, final: bool) -> None:
         before = self.failure.retry_after_s if self.failure is not None else None
@@ -137,7 +140,8 @@ class Errand:
             priority = priority_of(record.key_name, asked_with, deployment.queue)
         until_s = None if self.total_s is None else self.started_s + self.total_s
         cost = charge(facts.prompt_tokens, facts.output_tokens)
-        return Ticket(record.tenant, cost, priority, until_s=until_s)
+        group = None if self.tried else (self.variant.name, self.clearance.name)
+        return Ticket(record.tenant, cost, priority, group, until_s=until_s)
 
     def answered(self, usage: Usage, *, cut: bool) -> None:
         """What it really took. cut: the answer was ended by its limit."""

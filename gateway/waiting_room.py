@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable
@@ -17,7 +18,7 @@ from gateway.telemetry import Telemetry, series
 from router.fair_queue import Entry, FairQueue
 from router.pace import Pace
 
-RECHECK_S = 0.1
+RECHECK_S = 0.02
 """While anybody waits, claims are tried this often, for what frees up by time alone: breakers, rests, predictions."""
 
 EAGER = 8
@@ -25,9 +26,22 @@ EAGER = 8
 CONTENDED_S = 60.0
 """After requests of different tenants followed on each other, places are kept for those who had less for this long."""
 
+MOST_PASSED = 8
+"""Requests that are better off waiting, before the others are asked no more at this instant: each costs a choice."""
+
+
+class Later(enum.Enum):
+    """In place of a claim: there are places, but this request is better off waiting for another one."""
+
+    LATER = 0
+
+
+LATER = Later.LATER
+
 C = TypeVar("C")
-Claim = Callable[[bool], C | None]
-"""Takes a place for good, or returns None. True: only where it keeps nobody waiting who may come later."""
+Claim = Callable[[bool], C | Later | None]
+"""Takes a place for good; `LATER`; or None: there is none for anybody of its group. True: only a place where it keeps
+nobody waiting who may come later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +49,8 @@ class Ticket:
     """What a request is to the queue.
 
     cost:       see `router.fair_queue.charge`.
-    group:      of two requests of one group either both find a place at an instant or neither does; None: there is no
-                telling. The replicas that may see a request make a good group.
+    group:      where one request of a group finds no place, no other one does; None: there is no telling. The replicas
+                that may see a request make a good group.
     deadline_s: orders the requests of a tenant; None: by age. Passing it has no other effect.
     until_s:    when the request's own time is up; None: only `queue.max_wait_s` counts.
     """
@@ -134,8 +148,10 @@ class WaitingRoom(Generic[C]):
         self._telemetry = telemetry
         self._release = release
         self._queue: FairQueue[_Waiter[C]] = FairQueue(options.max_waiting, options.age_s, options.weights)
-        self._full: set[Hashable] = set()
-        """Groups for which there was no place when last asked; nothing has freed up since."""
+        self._full: set[tuple[Hashable, bool]] = set()
+        """Groups for which there was no place when last asked, with how they asked; nothing has freed up since."""
+        self._passed = 0
+        """Requests that were better off waiting, since turns were last given."""
         self._groups: Counter[Hashable | None] = Counter()
         """Requests that wait, by group; those that have been called may still be counted."""
         self._called: asyncio.Handle | None = None
@@ -169,14 +185,23 @@ class WaitingRoom(Generic[C]):
         entry = Entry(ticket.tenant, ticket.cost, waiter, ticket.priority, deadline_s)
         self._contended(ticket.tenant, now_s)
         if not self._queue:
-            claimed = claim(now_s < self._contended_until_s)
-            if claimed is not None:
+            strict = now_s < self._contended_until_s
+            claimed = claim(strict)
+            if claimed is not None and not isinstance(claimed, Later):
                 self._queue.pass_by(entry, now_s)
                 self._telemetry.queue_wait(self._name, 0.0)
                 return Turn(self._queue, entry, claimed)
             self._pace.resume(now_s)
-            self._full = set() if ticket.group is None else {ticket.group}
+            self._full.clear()
+            if claimed is None:
+                self._note_full(ticket.group, strict=strict)
         return await self._wait(entry, ticket, now_s)
+
+    def lets_pass(self, tenant: str) -> bool:
+        """Whether a request need not enter: nobody waits, and for a while nobody else was about. If so it is counted."""
+        now_s = self._clock.monotonic()
+        self._contended(tenant, now_s)
+        return not self._queue and not self._closed and now_s >= self._contended_until_s
 
     def _contended(self, tenant: str, now_s: float) -> None:
         if tenant != self._tenant:
@@ -212,7 +237,7 @@ class WaitingRoom(Generic[C]):
         position = self._queue.position(entry) + 1
         rate = self._pace.per_s(now_s)
         waiter.turn = loop.create_future()
-        if entry.behind or (len(self) <= EAGER if waiter.group is None else waiter.group not in self._full):
+        if self._may_find(entry, now_s):
             self._hand_out()
         own_s = math.inf if ticket.until_s is None else ticket.until_s - now_s
         expiry = loop.call_later(max(0.0, min(own_s, self._options.max_wait_s)), self._expire, entry, own_s)
@@ -236,6 +261,22 @@ class WaitingRoom(Generic[C]):
         self._telemetry.queue_wait(self._name, turn.queued_s)
         return turn
 
+    def _strict(self, entry: Entry[_Waiter[C]], now_s: float) -> bool:
+        return now_s < self._contended_until_s and not entry.behind
+
+    def _may_find(self, entry: Entry[_Waiter[C]], now_s: float) -> bool:
+        """Whether one that comes may find a place that others left."""
+        group = entry.payload.group
+        if group is None:
+            return entry.behind or len(self) <= EAGER
+        return (group, self._strict(entry, now_s)) not in self._full
+
+    def _note_full(self, group: Hashable | None, *, strict: bool) -> None:
+        if group is not None:
+            self._full.add((group, True))
+            if not strict:
+                self._full.add((group, False))
+
     def _push(self, entry: Entry[_Waiter[C]], now_s: float) -> None:
         shed = self._queue.push(entry, now_s)
         if shed is None:
@@ -253,6 +294,7 @@ class WaitingRoom(Generic[C]):
             self._called.cancel()
             self._called = None
         now_s = self._clock.monotonic()
+        self._passed = 0
         while (entry := self._queue.pop(now_s, self._claims)) is not None:
             if entry.payload.error is not None:
                 self._queue.settle(entry, 0.0)
@@ -263,18 +305,22 @@ class WaitingRoom(Generic[C]):
     def _claims(self, entry: Entry[_Waiter[C]]) -> bool | None:
         """Whether there is a place for it; if so it has been taken. None: there is none for anybody."""
         waiter = entry.payload
-        if waiter.group is not None and waiter.group in self._full:
+        strict = self._strict(entry, self._clock.monotonic())
+        if (waiter.group, strict) in self._full:
             return False
         try:
-            waiter.claimed = waiter.claim(self._clock.monotonic() < self._contended_until_s and not entry.behind)
+            claimed = waiter.claim(strict)
         except Exception as error:
             waiter.error = error  # its own request's, not that of whoever freed a place
             return True
-        if waiter.claimed is not None:
+        if isinstance(claimed, Later):
+            self._passed += 1
+            return None if self._passed >= MOST_PASSED else False
+        waiter.claimed = claimed
+        if claimed is not None:
             return True
-        if waiter.group is not None:
-            self._full.add(waiter.group)
-        return None if self._full.issuperset(self._groups) else False
+        self._note_full(waiter.group, strict=strict)
+        return None if all((group, False) in self._full for group in self._groups) else False
 
     def _check_again(self) -> None:
         self._full.clear()
