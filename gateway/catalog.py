@@ -44,8 +44,16 @@ class Variant:
         return tuple(replica for pool in pools for replica in pool.replicas)
 
     @property
+    def has_choice(self) -> bool:
+        """Whether it makes a difference what a prompt says: there is more than one replica."""
+        pools = self.pools
+        return len(pools) > 1 or len(pools[0].replicas) > 1
+
+    @property
     def block_sizes(self) -> tuple[int, ...]:
         """Of the KV blocks of replicas that tell of them, in tokens; if none does, the usual one."""
+        if not any([pool.tells for pool in self.pools]):
+            return DEFAULT_BLOCK_TOKENS
         sizes = {r.watch.block_tokens for pool in self.pools for r in pool.replicas if r.watch is not None}
         return tuple(sorted(size for size in sizes if size)) or DEFAULT_BLOCK_TOKENS
 

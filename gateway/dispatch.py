@@ -111,7 +111,7 @@ class Dispatcher:
         errand.entered = True
         errand.end_turn()
         deployment, reader = errand.deployment, errand.variant.reader
-        if reader is not None and (deployment.policy.needs_prefix or deployment.room is not None):
+        if reader is not None and errand.variant.has_choice:
             read = reader.read(errand.call, asked_with, errand.variant.block_sizes)
             errand.facts = of_prompt(read if isinstance(read, PromptFacts) else await read, reader)
         else:
@@ -119,6 +119,12 @@ class Dispatcher:
         room = deployment.room
         if room is None or deployment.fallbacks.get(Reason.OVERLOADED):
             return
+        if room.lets_pass(record.tenant):
+            claimed = self._chooser.claim(errand, record, strict=False)
+            if isinstance(claimed, Lease):
+                errand.lease = claimed
+                self._telemetry.queue_wait(deployment.name, 0.0)
+                return
         try:
             turn = await room.enter(
                 errand.ticket(record, asked_with), lambda strict: self._chooser.claim(errand, record, strict=strict)

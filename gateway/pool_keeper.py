@@ -237,6 +237,7 @@ class PoolKeeper:
     def _joined(self, replica: Replica) -> None:
         if self._attendance is not None:
             self._attendance.joined(replica)
+            self.pool.tells = self.pool.tells or replica.watch is not None
 
     async def _left(self, replica: Replica) -> None:
         if self._attendance is None:

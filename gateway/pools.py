@@ -20,6 +20,7 @@ class Pool:
     warming:  those that are to answer a warm-up request first.
     draining: those that are gone from the pool and still have requests in flight.
     waker:    wakes the pool if it may sleep.
+    tells:    whether any replica may tell of its KV cache.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Pool:
     warming: tuple[Replica, ...] = field(default=())
     draining: tuple[Replica, ...] = field(default=())
     waker: Waker | None = None
+    tells: bool = False
 
     def __repr__(self) -> str:
         more = "".join(

@@ -49,6 +49,7 @@ class Telemetry:
         self._in_flight: dict[str, Gauge] = {}
         self._replicas: dict[Labels, Gauge] = {}
         self._attempts: dict[Labels, Values] = {}
+        self._waits: dict[str, Values] = {}
         self._process = Process()
         self.connections = Gauge(self._registry.child(series.CLIENT_CONNECTIONS))
         """Open client connections: whoever accepts one calls `inc`, and `dec` when it is closed."""
@@ -124,7 +125,10 @@ class Telemetry:
 
     def queue_wait(self, deployment: str, waited_s: float) -> None:
         """Count a request that got its turn."""
-        observe(self._registry.child(series.QUEUE_WAIT, (deployment,)), series.QUEUE_WAIT.buckets, waited_s)
+        values = self._waits.get(deployment)
+        if values is None:
+            values = self._waits[deployment] = self._registry.child(series.QUEUE_WAIT, (deployment,))
+        observe(values, series.QUEUE_WAIT.buckets, waited_s)
 
     def queue_shed(self, deployment: str, reason: str) -> None:
         """Count a request that the queue turned away."""
