@@ -44,6 +44,7 @@ from gateway.reception import Reception
 from gateway.replicas import Lease, Nobody, Replica
 from gateway.residency import Residency
 from gateway.routes import Routes
+from gateway.spill import watch
 from gateway.telemetry import Exposition, Redactor, Telemetry, merge, render, series
 from gateway.waiting_room import WaitingRoom
 from gateway.warm_up import WarmUpCall, engine_models
@@ -106,6 +107,7 @@ class Gateway:
         catalog = Catalog(config, self.pools, rng, knowledge.reader, room, knowledge.jittered)
         self.rooms = chooser.rooms
         """Where calls wait for a place."""
+        watch(self.telemetry, [d.ladder for d in catalog.deployments if d.ladder is not None], clock.monotonic)
         identity = KeyRing(config.auth)
         cache = config.cache
         self.ledger = LocalLedger()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from engines.base import Timeouts
 from gateway.config import Config
@@ -14,12 +14,17 @@ from gateway.config.queue_options import QueueOptions
 from gateway.errors import Forbidden, NotFound
 from gateway.hedge import Hedging
 from gateway.identity import Caller
+from gateway.needs import NO_NEEDS, Menu, Needs
 from gateway.pools import Pool
+from gateway.prices import PriceTable, shipped
+from gateway.prices.overrides import overrides_of
+from gateway.process.machine import usable_cores
 from gateway.prompts import PromptReader
 from gateway.prompts.reader import DEFAULT_BLOCK_TOKENS
 from gateway.replicas import Lease, Nobody, Replica
 from gateway.residency import Clearance
 from gateway.shares import Share
+from gateway.spill import Ladder
 from gateway.waiting_room import WaitingRoom
 from router.policies import POLICIES
 from router.types import Policy
@@ -52,7 +57,7 @@ class Variant:
     @property
     def block_sizes(self) -> tuple[int, ...]:
         """Of the KV blocks of replicas that tell of them, in tokens; if none does, the usual one."""
-        if not any([pool.tells for pool in self.pools]):
+        if not any(pool.tells for pool in self.pools):
             return DEFAULT_BLOCK_TOKENS
         sizes = {r.watch.block_tokens for pool in self.pools for r in pool.replicas if r.watch is not None}
         return tuple(sorted(size for size in sizes if size)) or DEFAULT_BLOCK_TOKENS
@@ -73,6 +78,7 @@ class Deployment:
     fallbacks: by reason, who answers in its place; filled when every deployment is known.
     retries:   what bounds its retries.
     room:      where calls wait for a place at a replica, as `queue` says; None: they do not wait.
+    menu:      what its variants offer. ladder: when calls may leave for a cloud; None: whenever the policy likes.
     """
 
     name: str
@@ -84,19 +90,22 @@ class Deployment:
     hedging: Hedging | None = None
     queue: QueueOptions | None = None
     room: WaitingRoom[Lease | Nobody] | None = None
+    menu: Menu = field(default_factory=lambda: Menu({}))
+    ladder: Ladder | None = None
     fallbacks: dict[str, tuple[Deployment, ...]] = field(default_factory=dict)
 
     @property
     def hold_over_s(self) -> float | None:
         return None if self.queue is None else self.queue.hold_over_s
 
-    def draw_variant(self, rng: random.Random, clearance: Clearance) -> Variant | None:
+    def draw_variant(self, rng: random.Random, clearance: Clearance, needs: Needs = NO_NEEDS) -> Variant | None:
         """A variant by weight, of those that may see the call; None: there is none."""
-        variants = self.variants
+        variants: Sequence[Variant] = self.variants
         if clearance.pools is not None:
-            variants = tuple(v for v in variants if v.weight and v.admits(clearance))
-            if not variants:
-                return None
+            variants = [v for v in variants if v.admits(clearance)]
+        variants = self.menu.fitting(variants, needs)
+        if not any(v.weight for v in variants):
+            return None
         if len(variants) == 1:
             return variants[0]
         return rng.choices(variants, [v.weight for v in variants])[0]
@@ -128,8 +137,13 @@ class Catalog:
     ) -> None:
         self._by_name: dict[str, Deployment] = {}
         self.deployments: list[Deployment] = []
+        prices = PriceTable(shipped(), overrides_of(config))
+        workers = config.server.workers or usable_cores()
         for name, options in config.deployments.items():
             deployment = _deployment(name, options, pools, reader, room, policy(POLICIES[options.policy](rng)))
+            if options.spill is not None:
+                ladder = Ladder(name, options.spill, deployment.variants, deployment.menu, prices, workers)
+                deployment = replace(deployment, ladder=ladder)
             self.deployments.append(deployment)
             for known_as in (name, *options.aliases):
                 self._by_name[known_as] = deployment
@@ -180,6 +194,7 @@ def _deployment(
         attempts=options.attempts,
         retries=Share(options.retry_share, RETRY_RESERVE if options.retry_share else 0.0),
         hedging=None if hedge is None else Hedging(None if hedge.after == "p95" else hedge.after, hedge.max_share),
+        menu=Menu(options.variants),
         queue=options.queue,
         room=room(name, options.queue),
     )

@@ -11,6 +11,7 @@ from gateway.errand import Errand
 from gateway.errors import ApiError, NoHealthyBackend, Overloaded
 from gateway.record import Record, Usage
 from gateway.replicas import NOBODY, Lease, Nobody, Replica, admitted
+from gateway.spill import Climb, Forecast, Rung, Step, best_of
 from gateway.telemetry import Telemetry
 from gateway.upstream import Outcome, Reason, Rejection
 from gateway.waiting_room import LATER, Later, WaitingRoom
@@ -67,24 +68,58 @@ class Chooser:
 
         strict: it may not keep others waiting.
         """
-        now_s = self._clock.monotonic()
+        now_s, climb = self._clock.monotonic(), errand.climb
+        hold_over_s = STRICT_S if strict else errand.deployment.hold_over_s
+        if climb is not None:
+            self._climb(errand, climb, now_s, hold_over_s, waits=True)
+        nowhere = None if climb is None else LATER  # others may have another target
         eligible = self._eligible(errand, now_s)
         if not eligible:
             waits = any(r.rests_until_s <= now_s and r.breaker.allows(now_s) for r in errand.replicas)
-            return None if waits else NOBODY
-        hold_over_s = STRICT_S if strict else errand.deployment.hold_over_s
+            return nowhere if waits else NOBODY
         if hold_over_s is None:
             return self._lease(errand, self._choose(errand, eligible, now_s), record, now_s)
+        if climb is not None and climb.spilling:
+            eligible = [r for r in eligible if has_room(r.load, now_s, hold_over_s)]
+            if not eligible:
+                return nowhere
         chosen = self._choose(errand, eligible, now_s)
         if has_room(chosen.load, now_s, hold_over_s):
             return self._lease(errand, chosen, record, now_s)
-        return LATER if any(has_room(r.load, now_s, hold_over_s) for r in eligible) else None
+        return LATER if any(has_room(r.load, now_s, hold_over_s) for r in eligible) else nowhere
 
     def take(self, errand: Errand, record: Record) -> Lease | None:
         """A place at the replica that the policy chooses. None: nobody may be asked now; `nobody` says why."""
         now_s = self._clock.monotonic()
+        if errand.climb is not None:
+            self._climb(errand, errand.climb, now_s)
         eligible = self._eligible(errand, now_s)
         return self._lease(errand, self._choose(errand, eligible, now_s), record, now_s) if eligible else None
+
+    def _climb(
+        self, errand: Errand, climb: Climb, now_s: float, most_s: float | None = None, *, waits: bool = False
+    ) -> None:
+        """Open what the call may be sent to. A replica without a place is as far away as the queue is long."""
+        room = errand.deployment.room
+        queue_s = max(now_s - errand.started_s, room.ahead_s()) if waits and room is not None else math.inf
+
+        def outlook(step: Step) -> Forecast:
+            there = [
+                r
+                for place in step.places
+                for r in place.pool.replicas
+                if r not in errand.tried and r.rests_until_s <= now_s and r.breaker.allows(now_s)
+            ]
+            if not there:
+                for waker in (place.pool.waker for place in step.places if place.pool.waker is not None):
+                    waker.nudge()
+            queued = [
+                queue_s if r.full or (most_s is not None and not has_room(r.load, now_s, most_s)) else 0.0
+                for r in there
+            ]
+            return best_of([r.load for r in there], self.features(errand, there, now_s), queued)
+
+        climb.open(outlook, self.features(errand, [], now_s), partial=bool(errand.tried))
 
     def _choose(self, errand: Errand, eligible: list[Replica], now_s: float) -> Replica:
         if now_s < self._busy_until_s:
@@ -132,7 +167,14 @@ class Chooser:
         if slot is not None and facts.prefix.keys and errand.deployment.policy.needs_prefix:
             self._index.insert(slot, facts.prefix)
         streamed = errand.call.stream
-        return replica.lease(now_s, facts.prompt_tokens, cached, facts.output_tokens, streamed=streamed)
+        lease = replica.lease(now_s, facts.prompt_tokens, cached, facts.output_tokens, streamed=streamed)
+        if errand.climb is not None:
+            variant, rung, lease.bill = errand.climb.take(replica.pool, now_s)
+            if variant is not errand.variant:
+                errand.ask_as(variant, record)
+            if rung is not Rung.PRIMARY:
+                record.route_reason = rung
+        return lease
 
     def ended(self, errand: Errand, lease: Lease, outcome: Outcome, usage: Usage) -> None:
         """An attempt is over: what it says of the replica's cache and speed."""
@@ -141,6 +183,8 @@ class Chooser:
             room.wake()
         slot, prefix = lease.replica.slot, errand.facts.prefix
         judge(lease, outcome, self._clock.monotonic())
+        if lease.bill is not None:
+            lease.bill.settle(usage)
         told = outcome is Outcome.FINE and usage.cached_told
         if told:
             lease.work.close(usage.prompt_tokens, min(usage.cached_tokens, usage.prompt_tokens))
@@ -156,6 +200,8 @@ class Chooser:
     def drop(self, lease: Lease) -> None:
         """A place that nobody took."""
         lease.give_back()
+        if lease.bill is not None:
+            lease.bill.settle()
         judge(lease, Outcome.ABANDONED, self._clock.monotonic())
         for room in self.rooms:
             room.wake()

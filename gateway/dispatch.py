@@ -6,7 +6,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 
-from engines.base import EngineError, EngineRequest, EngineResponse, EngineTimeout, Timeouts
+from engines.base import EngineError, EngineResponse, EngineTimeout, Timeouts
 from gateway.catalog import Deployment
 from gateway.choice import Chooser
 from gateway.clock import Clock
@@ -21,7 +21,7 @@ from gateway.residency import Clearance
 from gateway.telemetry import Telemetry
 from gateway.upstream import Outcome, Reason, Rejection, from_engine_error
 from gateway.waking import sleeper
-from gateway.wire import Call, body_for
+from gateway.wire import Call
 from router.load import Work
 
 logger = logging.getLogger(__name__)
@@ -95,13 +95,17 @@ class Dispatcher:
 
     def _begin(self, errand: Errand, deployment: Deployment, record: Record) -> None:
         """From now on it is `deployment` that is asked."""
-        variant = deployment.draw_variant(self._rng, errand.clearance)
+        needs, clearance = deployment.menu.needs_of(errand.call), errand.clearance
+        if deployment.ladder is not None:
+            errand.climb = deployment.ladder.climb(self._rng, clearance, needs, record.tenant)
+            variant = None if errand.climb is None else errand.climb.route.variant
+        else:
+            errand.climb, variant = None, deployment.draw_variant(self._rng, clearance, needs)
         if variant is None:
-            raise not_allowed(deployment, errand.clearance)
-        call, engine_model = errand.call, variant.engine_model
-        record.variant, record.engine_model = variant.name, engine_model
-        errand.deployment, errand.variant = deployment, variant
-        errand.request = EngineRequest(call.operation, body_for(call, engine_model), call.stream, errand.headers)
+            refused = not deployment.admits(clearance)
+            raise not_allowed(deployment, clearance) if refused else deployment.menu.refusal(deployment.name, needs)
+        errand.deployment = deployment
+        errand.ask_as(variant, record)
         deployment.retries.earn()
         if deployment.hedging is not None:
             deployment.hedging.share.earn()

@@ -14,9 +14,10 @@ from gateway.priority import priority_of
 from gateway.record import Record, Usage
 from gateway.replicas import Lease, Nobody, Replica
 from gateway.residency import Clearance
+from gateway.spill import Climb
 from gateway.upstream import Reason
 from gateway.waiting_room import Ticket, Turn
-from gateway.wire import Call
+from gateway.wire import Call, body_for
 from router.fair_queue import charge
 from router.types import Features
 
@@ -39,6 +40,7 @@ class Errand:
         "cached_tokens",
         "call",
         "clearance",
+        "climb",
         "deployment",
         "entered",
         "facts",
@@ -69,6 +71,7 @@ class Errand:
         self.deployment = deployment
         self.call = call
         self.clearance = clearance
+        self.climb: Climb | None = None
         self.headers = headers
         self.started_s = started_s
         self.attempts_left = deployment.attempts
@@ -92,6 +95,8 @@ class Errand:
     @property
     def replicas(self) -> tuple[Replica, ...]:
         """Those that may see the call. No other is ever asked."""
+        if self.climb is not None:
+            return tuple(replica for place in self.climb.places for replica in place.pool.replicas)
         replicas, clearance = self.variant.replicas, self.clearance
         if clearance.pools is None:
             return replicas
@@ -101,6 +106,13 @@ class Errand:
     def reserved(self) -> int:
         """Attempts that are kept for a fallback."""
         return 1 if self.queue or self.deployment.fallbacks.get(self.reason) else 0
+
+    def ask_as(self, variant: Variant, record: Record) -> None:
+        """From now on its replicas are asked, by the name that they know."""
+        call, engine_model = self.call, variant.engine_model
+        record.variant, record.engine_model = variant.name, engine_model
+        self.variant = variant
+        self.request = EngineRequest(call.operation, body_for(call, engine_model), call.stream, self.headers)
 
     def chose(self, features: Features, index: int) -> None:
         """The policy's answer."""

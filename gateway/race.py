@@ -129,7 +129,7 @@ class Race:
     def _start(self, lease: Lease, limits: Timeouts) -> _Runner:
         self._record.attempts += 1
         self._name(lease.replica)
-        return _Runner(lease, self._request, limits, self._deliver)
+        return _Runner(lease, self._errand.request, limits, self._deliver)
 
     def _name(self, replica: Replica) -> None:
         record = self._record

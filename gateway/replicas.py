@@ -15,6 +15,7 @@ from router.prefix import Slot
 
 if TYPE_CHECKING:
     from gateway.kv_watch import KvWatch
+    from gateway.purse import Bill
 
 LEAST_SHARE = 0.1
 """What a replica that starts slowly gets of the traffic at first."""
@@ -105,12 +106,13 @@ class Lease:
     probe: whether the request is to find out if the replica is back.
     """
 
-    __slots__ = ("_held", "probe", "replica", "work")
+    __slots__ = ("_held", "bill", "probe", "replica", "work")
 
     def __init__(self, replica: Replica, work: Work) -> None:
         self.replica = replica
         self.work = work
         self._held = True
+        self.bill: Bill | None = None
         self.probe = replica.breaker.sent()
 
     def __enter__(self) -> Self:

@@ -198,7 +198,7 @@ class WaitingRoom(Generic[C]):
         return await self._wait(entry, ticket, now_s)
 
     def lets_pass(self, tenant: str) -> bool:
-        """Whether a request need not enter: nobody waits, and for a while nobody else was about. If so it is counted."""
+        """Whether a request need not enter: nobody waits, and nobody else was about for a while."""
         now_s = self._clock.monotonic()
         self._contended(tenant, now_s)
         return not self._queue and not self._closed and now_s >= self._contended_until_s
@@ -216,6 +216,11 @@ class WaitingRoom(Generic[C]):
         self._full.clear()
         if self._called is None:
             self._called = asyncio.get_running_loop().call_soon(self._hand_out)
+
+    def ahead_s(self) -> float:
+        """How long those that wait will take, at the present rate; 0.0 while it is unknown."""
+        rate = self._pace.per_s(self._clock.monotonic()) if self._queue else 0.0
+        return len(self) / rate if rate else 0.0
 
     def retry_after_s(self) -> float:
         """When somebody who comes now would get a turn, at the present rate."""
