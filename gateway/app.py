@@ -90,24 +90,7 @@ class Gateway:
             config.telemetry, worker_id=worker_id, deployments=names, redactor=Redactor(secrets_of(config))
         )
         outbox = Outbox()
-        knowledge = self._knowledge = Knowledge(config, clock, rng)
-
-        def make(pool: str, name: str, url: str) -> Replica:
-            return _replica(config.pools[pool], pool, name, url, outbox)
-
-        self.pools = build_pools(config, make)
-        attendance = knowledge.attendance
-        self.keepers = [_keeper(pool, config, make, clock, rng, attendance) for pool in self.pools.values()]
-        knowledge.see(self.pools, self.telemetry)
-        chooser = Chooser(clock, rng, knowledge.index)
-
-        def room(name: str, options: QueueOptions) -> WaitingRoom[Lease | Nobody] | None:
-            return chooser.open_room(name, options, self.telemetry) if options.max_waiting else None
-
-        catalog = Catalog(config, self.pools, rng, knowledge.reader, room, knowledge.jittered)
-        self.rooms = chooser.rooms
-        """Where calls wait for a place."""
-        watch(self.telemetry, [d.ladder for d in catalog.deployments if d.ladder is not None], clock.monotonic)
+        catalog, chooser = self._routing(config, clock, rng, outbox)
         identity = KeyRing(config.auth)
         cache = config.cache
         self.ledger = LocalLedger()
@@ -145,6 +128,27 @@ class Gateway:
         self.telemetry.watch(series.REPLICA_IN_FLIGHT.name, self._replicas_in_flight)
         self.telemetry.watch(series.REPLICAS.name, self._replicas_by_state)
         self.telemetry.watch(series.HELD.name, self._held)
+
+    def _routing(self, config: Config, clock: Clock, rng: random.Random, outbox: Outbox) -> tuple[Catalog, Chooser]:
+        """What there is to choose among, and who chooses."""
+
+        def make(pool: str, name: str, url: str) -> Replica:
+            return _replica(config.pools[pool], pool, name, url, outbox)
+
+        def room(name: str, options: QueueOptions) -> WaitingRoom[Lease | Nobody] | None:
+            return chooser.open_room(name, options, self.telemetry) if options.max_waiting else None
+
+        knowledge = self._knowledge = Knowledge(config, clock, rng)
+        attendance = knowledge.attendance
+        self.pools = build_pools(config, make)
+        self.keepers = [_keeper(pool, config, make, clock, rng, attendance) for pool in self.pools.values()]
+        knowledge.see(self.pools, self.telemetry)
+        chooser = Chooser(clock, rng, knowledge.index)
+        self.rooms = chooser.rooms
+        """Where calls wait for a place."""
+        catalog = Catalog(config, self.pools, rng, knowledge.reader, room, knowledge.jittered)
+        watch(self.telemetry, [d.ladder for d in catalog.deployments if d.ladder is not None], clock.monotonic)
+        return catalog, chooser
 
     @property
     def replicas(self) -> list[Replica]:
