@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import math
 import random
+from collections.abc import Iterable
 
 from gateway.clock import Clock
 from gateway.config.queue_options import QueueOptions
@@ -33,6 +35,22 @@ LEAST_OBSERVATIONS = 8
 MOST_UNKNOWN = 32
 """Requests that wait at a replica of which nobody knows how fast it is."""
 _AT_LIMIT = "is at its `max_in_flight`"
+
+
+class Veto(enum.StrEnum):
+    """Why a replica is not asked now."""
+
+    RESTING = "resting"
+    """It asked to be left alone for some time."""
+    FULL = "max_in_flight"
+    BREAKER = "breaker"
+
+
+class Hold(enum.StrEnum):
+    """Why a call is better kept in the gateway than sent to a replica."""
+
+    KV_FULL = "kv_cache_full"
+    PROMPTS_AHEAD = "prompts_ahead"
 
 
 class Chooser:
@@ -73,10 +91,9 @@ class Chooser:
         if climb is not None:
             self._climb(errand, climb, now_s, hold_over_s, waits=True)
         nowhere = None if climb is None else LATER  # others may have another target
-        eligible = self._eligible(errand, now_s)
+        eligible = self.eligible(errand, now_s)
         if not eligible:
-            waits = any(r.rests_until_s <= now_s and r.breaker.allows(now_s) for r in errand.replicas)
-            return nowhere if waits else NOBODY
+            return nowhere if may_be_waited_for(errand.replicas, now_s) else NOBODY
         if hold_over_s is None:
             return self._lease(errand, self._choose(errand, eligible, now_s), record, now_s)
         if climb is not None and climb.spilling:
@@ -93,7 +110,7 @@ class Chooser:
         now_s = self._clock.monotonic()
         if errand.climb is not None:
             self._climb(errand, errand.climb, now_s)
-        eligible = self._eligible(errand, now_s)
+        eligible = self.eligible(errand, now_s)
         return self._lease(errand, self._choose(errand, eligible, now_s), record, now_s) if eligible else None
 
     def _climb(
@@ -122,8 +139,7 @@ class Chooser:
         climb.open(outlook, self.features(errand, [], now_s), partial=bool(errand.tried))
 
     def _choose(self, errand: Errand, eligible: list[Replica], now_s: float) -> Replica:
-        if now_s < self._busy_until_s:
-            eligible = [r for r in eligible if r.busy_until_s <= now_s] or eligible
+        eligible = self.asked_first(eligible, now_s)
         if len(eligible) == 1:
             errand.only()
             return eligible[0]
@@ -133,10 +149,16 @@ class Chooser:
         errand.chose(features, chosen)
         return eligible[chosen]
 
-    def _eligible(self, errand: Errand, now_s: float) -> list[Replica]:
+    def asked_first(self, eligible: list[Replica], now_s: float) -> list[Replica]:
+        """Without those that were full a moment ago, unless all were."""
+        if now_s < self._busy_until_s:
+            return [r for r in eligible if r.busy_until_s <= now_s] or eligible
+        return eligible
+
+    def eligible(self, errand: Errand, now_s: float) -> list[Replica]:
         """Those not asked yet; if there is none, those whose failure is some time ago: they may be back."""
         tried = errand.tried
-        willing = [r for r in errand.replicas if r.rests_until_s <= now_s and not r.full and r.breaker.allows(now_s)]
+        willing = [r for r in errand.replicas if not vetoes(r, now_s)]
         if not tried:
             return willing
         fresh = [r for r in willing if r not in tried]
@@ -157,9 +179,8 @@ class Chooser:
         errand.tried[replica] = math.inf
         facts, load = errand.facts, replica.load
         cached = min(errand.cached_tokens, facts.prompt_tokens)
-        prefill_s = load.speed.prefill_s(facts.prompt_tokens, cached)
         record.chosen_s = now_s
-        record.predicted_ttft_s = load.backlog_s(now_s) + prefill_s + load.speed.fixed_s
+        record.predicted_ttft_s = predicted_ttft_s(load, facts.prompt_tokens, cached, now_s)
         record.predicted_cached_tokens = cached
         record.prefix = facts.prefix
         record.route_reason = errand.route_reason
@@ -243,15 +264,42 @@ def judge(lease: Lease, outcome: Outcome, now_s: float) -> None:
         breaker.abandoned(probe=lease.probe)
 
 
+def vetoes(replica: Replica, now_s: float) -> list[Veto]:
+    """All that keeps calls from a replica now. Nothing: it may be asked."""
+    found: list[Veto] = []
+    if replica.rests_until_s > now_s:
+        found.append(Veto.RESTING)
+    if replica.full:
+        found.append(Veto.FULL)
+    if not replica.breaker.allows(now_s):
+        found.append(Veto.BREAKER)
+    return found
+
+
+def may_be_waited_for(replicas: Iterable[Replica], now_s: float) -> bool:
+    """Whether any of them lacks nothing but a place."""
+    return any(vetoes(r, now_s) in ([], [Veto.FULL]) for r in replicas)
+
+
+def predicted_ttft_s(load: ReplicaLoad, prompt_tokens: int, cached_tokens: int, now_s: float) -> float:
+    """Of a call that is sent there now."""
+    return load.backlog_s(now_s) + load.speed.prefill_s(prompt_tokens, cached_tokens) + load.speed.fixed_s
+
+
 def has_room(load: ReplicaLoad, now_s: float, hold_over_s: float) -> bool:
-    """Whether a request is better sent there than kept: what has not begun can still go elsewhere, or let others pass.
+    """Whether a request is better sent there than kept."""
+    return held_for(load, now_s, hold_over_s) is None
+
+
+def held_for(load: ReplicaLoad, now_s: float, hold_over_s: float) -> Hold | None:
+    """Why a request is better kept than sent there: what has not begun can still go elsewhere, or let others pass.
 
     A few prompts are always let in, which engines prefill together, but not where somebody may come who goes first.
     """
     if load.kv_usage() >= 1.0 and load.in_flight:
-        return False
+        return Hold.KV_FULL
     if load.prefill_tokens < (STEP_TOKENS if hold_over_s > STRICT_S else 1):
-        return True
+        return None
     if load.speed.observations < LEAST_OBSERVATIONS and load.waiting < MOST_UNKNOWN:
-        return True
-    return load.backlog_s(now_s) <= hold_over_s
+        return None
+    return Hold.PROMPTS_AHEAD if load.backlog_s(now_s) > hold_over_s else None

@@ -50,9 +50,12 @@ class Knowledge:
         lengths = self._lengths.setdefault(deployment, Lengths())
         return open_reader(self._thread, lengths, f"{deployment}/{name}", options, self._config.pools)
 
-    def jittered(self, policy: Policy) -> Policy:
-        """`policy`, less sure of itself while there are peers that cannot be seen (R06)."""
-        return Jittered(policy, self._rng, self._company.is_blind)
+    def jittered(self, policy: Policy, rng: random.Random | None = None) -> Policy:
+        """`policy`, less sure of itself while there are peers that cannot be seen (R06).
+
+        rng: in place of the worker's own.
+        """
+        return Jittered(policy, rng or self._rng, self._company.is_blind)
 
     async def start(self, turn: Turn | None) -> None:
         """turn: the other workers of this gateway are met there."""

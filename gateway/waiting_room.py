@@ -209,6 +209,11 @@ class WaitingRoom(Generic[C]):
                 self._contended_until_s = now_s + CONTENDED_S
             self._tenant = tenant
 
+    def is_strict_with(self, tenant: str) -> bool:
+        """Whether a request of the tenant that came now would have to keep nobody else waiting. Changes nothing."""
+        follows_another = self._tenant is not None and tenant != self._tenant
+        return follows_another or self._clock.monotonic() < self._contended_until_s
+
     def wake(self) -> None:
         """Call it whenever a place may have become free. Cheap; may be called from anywhere in the loop."""
         if not self._queue:
