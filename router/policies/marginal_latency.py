@@ -81,9 +81,9 @@ def _seconds(features: Features, replicas: Sequence[ReplicaLoad]) -> list[Second
     tokens = prompt_tokens + features.output_tokens
     ages_s = [max(0.0, r.in_flight * now_s - r.sent_sum_s) for r in replicas]
     in_flight = sum([r.in_flight for r in replicas])
-    age_s = sum(ages_s) / in_flight if in_flight else 0.0
+    age_s = sum(ages_s, 0.0) / in_flight if in_flight else 0.0
     latency_s = 2.0 * age_s  # what is met in flight is halfway through
-    arriving = BUSY * (in_flight + sum([r.others_in_flight for r in replicas])) / len(replicas)
+    arriving = BUSY * (in_flight + sum([r.others_in_flight for r in replicas], 0.0)) / len(replicas)
     seconds: list[Seconds] = []
     for i, r in enumerate(replicas):
         speed = r.speed
