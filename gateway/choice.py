@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gateway.clock import Clock
 from gateway.config.queue_options import QueueOptions
@@ -17,6 +17,7 @@ from gateway.spill import Climb, Forecast, Rung, Step, best_of
 from gateway.telemetry import Telemetry
 from gateway.upstream import Outcome, Reason, Rejection
 from gateway.waiting_room import LATER, Later, WaitingRoom
+from router.fair_queue import RESERVE
 from router.load import ReplicaLoad
 from router.prefix import Certainty, PrefixIndex
 from router.types import Features
@@ -27,8 +28,11 @@ BUSY_S = 0.25
 """A full engine that says nothing of waiting is asked last for this long: it refuses fast, which looks like speed."""
 SECOND_CHANCE_S = 1.0
 """A call whose every replica failed it may ask one again that failed this long ago."""
-STRICT_S = 0.05
-"""Prefill that may lie ahead of a request whose tenant has had its share, while others are about."""
+STRICT_S = 0.02
+"""Prefill that may lie ahead of a request whose tenant has had its share, while others are about: what the engine does
+until the gateway looks again."""
+MOST_TRIP_S = 0.1
+"""And as much as takes the next request there, but no more than this."""
 STEP_TOKENS = 4096
 """Uncached prompt tokens that an engine takes on at once: half of what most let into one step."""
 LEAST_OBSERVATIONS = 8
@@ -91,6 +95,8 @@ class Chooser:
         if climb is not None:
             self._climb(errand, climb, now_s, hold_over_s, waits=True)
         nowhere = None if climb is None else LATER  # others may have another target
+        if strict and not spare_places(errand.replicas):
+            return nowhere
         eligible = self.eligible(errand, now_s)
         if not eligible:
             return nowhere if may_be_waited_for(errand.replicas, now_s) else NOBODY
@@ -286,6 +292,17 @@ def predicted_ttft_s(load: ReplicaLoad, prompt_tokens: int, cached_tokens: int, 
     return load.backlog_s(now_s) + load.speed.prefill_s(prompt_tokens, cached_tokens) + load.speed.fixed_s
 
 
+def spare_places(replicas: Sequence[Replica]) -> bool:
+    """Whether more places are free than are best kept for those who had less than their share."""
+    places, taken = 0, 0
+    for replica in replicas:
+        if replica.max_in_flight is None:
+            return True
+        places += replica.max_in_flight
+        taken += replica.in_flight
+    return places - taken > places * RESERVE
+
+
 def has_room(load: ReplicaLoad, now_s: float, hold_over_s: float) -> bool:
     """Whether a request is better sent there than kept."""
     return held_for(load, now_s, hold_over_s) is None
@@ -298,8 +315,11 @@ def held_for(load: ReplicaLoad, now_s: float, hold_over_s: float) -> Hold | None
     """
     if load.kv_usage() >= 1.0 and load.in_flight:
         return Hold.KV_FULL
-    if load.prefill_tokens < (STEP_TOKENS if hold_over_s > STRICT_S else 1):
+    strict = hold_over_s <= STRICT_S
+    if load.prefill_tokens < (1 if strict else STEP_TOKENS):
         return None
     if load.speed.observations < LEAST_OBSERVATIONS and load.waiting < MOST_UNKNOWN:
         return None
+    if strict:
+        hold_over_s += min(load.speed.fixed_s, MOST_TRIP_S)
     return Hold.PROMPTS_AHEAD if load.backlog_s(now_s) > hold_over_s else None
