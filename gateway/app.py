@@ -28,6 +28,7 @@ from gateway.config.secrets import secrets_of
 from gateway.discovery import discovery_of
 from gateway.dispatch import Dispatcher
 from gateway.engine_kinds import make_engine
+from gateway.explain import Explainer
 from gateway.http.asgi import AsgiHandler
 from gateway.http.cors import Cors
 from gateway.http.server import SWEEP_S, HttpConnection
@@ -106,6 +107,17 @@ class Gateway:
             clock=clock,
             keepalive_s=config.server.sse_keepalive_s,
         )
+        explainer = Explainer(
+            catalog,
+            chooser,
+            residency,
+            clock,
+            {name: options.policy for name, options in config.deployments.items()},
+            self._knowledge.jittered,
+            classifier=self._classifier,
+            worker=worker_id,
+            clean=self.telemetry.redactor.text,
+        )
         self._tls = _server_tls(config)
         state = ApiState(
             identity,
@@ -115,6 +127,7 @@ class Gateway:
             metrics or self._own_metrics,
             self._status,
             pools or self._own_pools,
+            explainer.explain,
         )
         api = AsgiHandler(create_api(state), "https" if self._tls else "http")
         cors = Cors(config.server.cors_origins) if config.server.cors_origins else None

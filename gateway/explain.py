@@ -8,7 +8,17 @@ from collections.abc import Callable, Container, Mapping
 
 from engines.base import Operation
 from gateway.catalog import Catalog, Deployment, Variant
-from gateway.choice import STRICT_S, Chooser, Hold, Veto, held_for, may_be_waited_for, predicted_ttft_s, vetoes
+from gateway.choice import (
+    STRICT_S,
+    Chooser,
+    Hold,
+    Veto,
+    held_for,
+    may_be_waited_for,
+    predicted_ttft_s,
+    spare_places,
+    vetoes,
+)
 from gateway.classifier import Classifier
 from gateway.clock import Clock
 from gateway.errand import Errand
@@ -17,7 +27,7 @@ from gateway.explanation import (
     Note,
     PromptReport,
     QueueReport,
-    ReplicaReport,
+    ReplicaView,
     SpeedReport,
     VariantReport,
 )
@@ -32,6 +42,7 @@ from gateway.residency import Residency
 from gateway.upstream import Reason
 from gateway.wire import Call, read_call
 from router.breaker import BreakerState
+from router.policies import POLICIES
 from router.types import Policy
 
 DRAWS = 50
@@ -39,8 +50,8 @@ DRAWS = 50
 
 _SPILLS = Note("spill", "it spills: clouds and smaller variants get requests only while those before them are too slow")
 
-Twin = Callable[[str, random.Random], Policy]
-"""A new policy like that of a deployment, by its name, with randomness of its own."""
+Twin = Callable[[Policy, random.Random], Policy]
+"""What a deployment asks in place of its policy, with randomness of its own."""
 
 
 class Explainer:
@@ -99,7 +110,7 @@ class Explainer:
             errand.variant, errand.facts = variant, facts
             unfit = variant.admits(clearance) and variant.name not in fitting
             inquiry = Inquiry(self._chooser, errand, self._clock.monotonic(), self._clean, unfit=unfit)
-            inquiry.draw(self._twin)
+            inquiry.draw(self._policies[deployment.name], self._twin)
             strict = deployment.room is not None and deployment.room.is_strict_with(caller.tenant)
             variants.append(
                 VariantReport(
@@ -147,8 +158,8 @@ class Inquiry:
         self._chances: Counter[Replica] = Counter()
         self._terms: dict[Replica, Mapping[str, float]] = {}
 
-    def draw(self, twin: Twin) -> None:
-        """Find out who would be chosen."""
+    def draw(self, name: str, twin: Twin) -> None:
+        """Find out who would be chosen. name: of the policy."""
         if not self._first:
             return
         errand, now_s = self._errand, self._now_s
@@ -157,7 +168,7 @@ class Inquiry:
         terms = policy.terms(features, loads)
         self._terms = dict(zip(self._first, terms, strict=True))
         rng = random.Random(0)  # noqa: S311 - spreads load, guards nothing
-        fresh = twin(errand.deployment.name, rng)
+        fresh = twin(POLICIES[name](rng), rng)
         if fresh.terms(features, loads) != terms:
             # The policy has a turn in mind, as `round_robin` does: its own terms say whose it is.
             lowest = min(self._first, key=lambda r: self._terms[r]["cost"])
@@ -166,6 +177,7 @@ class Inquiry:
         for _ in range(DRAWS):
             among = admitted(self._first, now_s, rng)
             features = self._chooser.features(errand, among, now_s)
+            fresh = twin(POLICIES[name](rng), rng)  # each with nothing in mind
             self._chances[among[fresh.choose(features, [r.load for r in among])]] += 1
 
     def queue(self, priority: int, *, strict: bool) -> QueueReport:
@@ -179,6 +191,8 @@ class Inquiry:
             waits = room is not None and may_be_waited_for(self._errand.replicas, self._now_s)
             report.outcome = "waits" if waits and self._errand.variant.weight and not self._unfit else "refused"
             report.reason = "no replica may be asked now"
+        elif room is not None and strict and not spare_places(self._errand.replicas):
+            report.outcome, report.reason = "waits", "the last places are kept for tenants that had less"
         elif room is not None and len(room):
             report.outcome, report.reason = "waits", f"{len(room)} requests wait already"
         elif hold_over_s is not None:
@@ -187,7 +201,7 @@ class Inquiry:
                 report.outcome, report.reason = "waits", f"the replica that is best for it: {held.text}"
         return report
 
-    def replicas(self, *, strict: bool) -> list[ReplicaReport]:
+    def replicas(self, *, strict: bool) -> list[ReplicaView]:
         everyone = [one for pool in self._errand.variant.pools for one in states(pool, self._now_s)]
         features = self._chooser.features(self._errand, [replica for replica, _ in everyone], self._now_s)
         most = max(self._chances.values(), default=0)
@@ -196,16 +210,16 @@ class Inquiry:
             for i, (replica, state) in enumerate(everyone)
         ]
 
-    def _replica(self, replica: Replica, state: State, cached: int, most: int, *, strict: bool) -> ReplicaReport:
+    def _replica(self, replica: Replica, state: State, cached: int, most: int, *, strict: bool) -> ReplicaView:
         load, speed, now_s = replica.load, replica.load.speed, self._now_s
         chosen = self._chances[replica]
         against = self._vetoes(replica, state)
         knows = replica.slot is not None and self._errand.deployment.policy.needs_prefix
-        return ReplicaReport(
+        return ReplicaView(
             name=replica.name,
             pool=replica.pool,
             site=replica.site,
-            chosen=0 < most == chosen,
+            chosen=chosen > most / 2,
             chance=chosen / DRAWS,
             terms=dict(self._terms.get(replica, {})),
             predicted_ttft_s=predicted_ttft_s(load, self._errand.facts.prompt_tokens, cached, now_s),

@@ -28,9 +28,10 @@ class SpeedReport(msgspec.Struct):
     observations: int
 
 
-class ReplicaReport(msgspec.Struct):
+class ReplicaView(msgspec.Struct):
     """One replica of a variant, candidate or not.
 
+    chosen:       it would get the request; several where chance decides.
     chance:       that the request would go there if the variant is drawn, 0 to 1; nobody else's draws are used up.
     terms:        of the policy's figure; `cost` decides, the lowest wins. Empty for those that it is not asked about.
     predicted_ttft_s: time to first token if the request were sent there now.
@@ -66,7 +67,7 @@ class PromptReport(msgspec.Struct):
     counted:       whether the tokenizer counted all of `prompt_tokens`; else they are an estimate.
     output_tokens: expected length of the answer.
     prefix_blocks: whole blocks that its prefix is looked up by; block_tokens: tokens to a block, estimated for bytes.
-    blocks_of:     what they are made of; none: the prefix is not looked up.
+    blocks_of:     what they are made of; none: there is no whole block, or nobody looks.
     session:       what keeps the requests of one conversation together; empty: nothing does.
     """
 
@@ -82,9 +83,11 @@ class PromptReport(msgspec.Struct):
 
 
 class QueueReport(msgspec.Struct):
-    """What the variant's replicas come to. Position and class are those of the deployment's queue.
+    """What becomes of the request if the variant is drawn.
 
-    outcome: sent: at once; waits: for a place; refused: there is nobody to wait for, or no queue.
+    outcome:  sent: at once; waits: for a place; refused: there is nobody to wait for, or no queue.
+    reason:   why it is not sent.
+    priority: its class. ahead: requests that wait already. hold_over_s: as configured; None: there is no queue.
     """
 
     outcome: Literal["sent", "waits", "refused"]
@@ -103,7 +106,7 @@ class VariantReport(msgspec.Struct):
     share: float
     prompt: PromptReport
     queue: QueueReport
-    replicas: list[ReplicaReport]
+    replicas: list[ReplicaView]
     notes: list[Note]
 
 

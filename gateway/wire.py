@@ -26,6 +26,12 @@ class _Body(msgspec.Struct):
     n: msgspec.Raw = msgspec.Raw(b"")
 
 
+class _Shape(msgspec.Struct):
+    messages: msgspec.Raw = msgspec.Raw(b"")
+    input: msgspec.Raw = msgspec.Raw(b"")
+
+
+_decode_shape = msgspec.json.Decoder(_Shape).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -78,6 +84,17 @@ def read_call(operation: Operation, request: Request) -> Call:
     count = bytes(body.n)
     choices = int(count) if count.isdigit() and len(count) < 4 else 1
     return Call(operation, body.model, stream, wants_usage, request.body, choices)
+
+
+def operation_of(body: bytes) -> Operation:
+    """What a body asks for, by its fields. One that cannot be read is taken for a chat."""
+    try:
+        shape = _decode_shape(body)
+    except _MALFORMED:
+        return Operation.CHAT
+    if bytes(shape.messages):
+        return Operation.CHAT
+    return Operation.EMBEDDINGS if bytes(shape.input) else Operation.COMPLETIONS
 
 
 def body_for(call: Call, engine_model: str) -> bytes:

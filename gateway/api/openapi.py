@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
+
+from gateway.explanation import Explanation
 
 Json = dict[str, Any]
 
@@ -108,6 +111,26 @@ _CALLS: dict[str, tuple[str, type[BaseModel], bool]] = {
     "/detokenize": ("Turn tokens into text", DetokenizeCall, False),
 }
 
+_EXPLAINED = (ChatCall, CompletionCall, EmbeddingCall)
+_SCHEMAS = "#/components/schemas/{name}"
+EXPLAIN: Json = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"anyOf": [{"$ref": _SCHEMAS.format(name=call.__name__)} for call in _EXPLAINED]}
+            }
+        },
+    },
+    "responses": {
+        "200": {
+            "description": "How it would be routed",
+            "content": {"application/json": {"schema": {"$ref": _SCHEMAS.format(name=Explanation.__name__)}}},
+        }
+    },
+}
+"""Of `POST /admin/explain`, whose body no framework reads."""
+
 _SERVER_ERRORS = {
     400: "The request is wrong",
     408: "The request did not arrive in time",
@@ -165,6 +188,7 @@ def complete(api: FastAPI) -> None:
         if api.openapi_schema is None:
             document = framework()
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            schemas.update(msgspec.json.schema_components([Explanation], ref_template=_SCHEMAS)[1])
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             for path, (summary, body, streams) in _CALLS.items():
                 document["paths"][path] = {"post": _operation(path, summary, _schema(body, schemas), streams)}

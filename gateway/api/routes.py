@@ -5,24 +5,30 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
 from starlette.exceptions import HTTPException
 
+from engines.base import Operation
 from gateway.api.docs_page import HEADERS as DOCS_HEADERS
 from gateway.api.docs_page import page
-from gateway.api.openapi import ErrorAnswer, Health, Model, ModelList, Status, Version, complete
+from gateway.api.openapi import EXPLAIN, ErrorAnswer, Health, Model, ModelList, Status, Version, complete
 from gateway.catalog import Catalog, Deployment
 from gateway.clock import Clock
 from gateway.errors import ApiError, Forbidden, InternalError, InvalidRequest, NotFound, from_status
+from gateway.explanation import Explanation
+from gateway.http import Request as Message
 from gateway.identity import Caller, KeyRing
 from gateway.pool_report import PoolList
 from gateway.telemetry import Exposition
+from gateway.wire import operation_of
 
 Responses = dict[int | str, dict[str, Any]]
+Explained = Literal["chat", "completions", "embeddings"]
 
 
 @dataclass(slots=True)
@@ -32,6 +38,7 @@ class ApiState:
     metrics:  all workers' metrics, in the format that an Accept header asks for.
     status:   whether new requests should come here, and if not, why.
     pools:    what all workers see of the pools.
+    explain:  how this worker would route a request, as if the caller had sent it.
     """
 
     identity: KeyRing
@@ -41,6 +48,7 @@ class ApiState:
     metrics: Callable[[str], Awaitable[Exposition]]
     status: Callable[[], Status]
     pools: Callable[[], Awaitable[PoolList]]
+    explain: Callable[[Operation, Message, Caller], Awaitable[Explanation]]
 
 
 def create_api(state: ApiState) -> FastAPI:
@@ -156,14 +164,38 @@ def _add_admin(api: FastAPI, state: ApiState) -> None:
         403: {"model": ErrorAnswer, "description": "The key is not for administration"},
     }
 
-    @api.get("/admin/pools", tags=["service"], responses=refused)
-    async def get_pools(request: Request) -> PoolList:
-        """Pools and their replicas, summed over all workers. Takes a key with `admin: true`, if there are keys."""
+    unknown: Responses = {404: {"model": ErrorAnswer, "description": "No such model"}}
+
+    def admin_of(request: Request) -> Caller:
         caller = state.identity.identify(dict(request.headers.raw))
         if not caller.admin:
             message = f"Key {caller.key_name!r} may not see this; its `admin` setting is not true."
             raise Forbidden(message, code="not_admin")
+        return caller
+
+    @api.get("/admin/pools", tags=["service"], responses=refused)
+    async def get_pools(request: Request) -> PoolList:
+        """Pools and their replicas, summed over all workers. Takes a key with `admin: true`, if there are keys."""
+        admin_of(request)
         return await state.pools()
+
+    @api.post("/admin/explain", tags=["service"], responses=refused | unknown, openapi_extra=EXPLAIN)
+    async def explain(request: Request, operation: Explained | None = None) -> Response:
+        """How a model call would be routed now, by the books of the worker that answers. Nothing is sent to any engine.
+
+        The body and the headers are those of the model call. Without `operation` the fields of the body tell it.
+        Takes a key with `admin: true`, if there are keys; the call is routed as one of this key's.
+        """
+        caller, message = admin_of(request), await _message(request)
+        asked = operation_of(message.body) if operation is None else Operation[operation.upper()]
+        told = await state.explain(asked, message, caller)
+        return Response(msgspec.json.encode(told), media_type="application/json")
+
+
+async def _message(request: Request) -> Message:
+    raw = request.headers.raw
+    client = request.client.host if request.client is not None else ""
+    return Message(b"POST", b"", request.url.path, dict(raw), raw, await request.body(), client)
 
 
 async def _on_api_error(request: Request, error: Exception) -> Response:

@@ -22,6 +22,7 @@ _ORDER = (
     "keys",
     "pools",
     "prices",
+    "explain",
     "simulate",
     "import-litellm",
     "fake-engine",
@@ -56,6 +57,7 @@ def real_command(command: Any) -> Any:
 
 _LATER = (
     ("prices", "List what models cost.", "gateway.cli.prices", "prices"),
+    ("explain", "Explain how a request would be routed.", "gateway.cli.explain", "explain"),
     ("models", "Fetch models for the embedded engine, and see which there are.", "gateway.cli.models", "app"),
     ("simulate", "Play a trace against simulated engines.", "gateway.cli.simulate", "simulate"),
     ("pools", "Show pools and their replicas, once or live.", "gateway.cli.pools", "pools"),
