@@ -16,10 +16,11 @@ from gateway.facts import of_prompt, rough
 from gateway.prompts import PromptFacts
 from gateway.race import Race
 from gateway.record import Record
-from gateway.replicas import Lease
+from gateway.replicas import Lease, Nobody
 from gateway.residency import Clearance
 from gateway.telemetry import Telemetry
 from gateway.upstream import Outcome, Reason, Rejection, from_engine_error
+from gateway.waiting_room import Ticket, WaitingRoom
 from gateway.waking import sleeper
 from gateway.wire import Call
 from router.load import Work
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 Deliver = Callable[[EngineResponse, Work], Awaitable[Outcome]]
 """Takes an engine's answer to the client, and tells the books of its first token. Raises only while nothing has been
 sent, so that another may be tried."""
+
+Room = WaitingRoom[Lease | Nobody]
 
 NO_HEADERS: Mapping[bytes, bytes] = {}
 
@@ -74,7 +77,7 @@ class Dispatcher:
         """One attempt. Returns whether to go on; if not, the answer is given or `errand.failure` is."""
         if not errand.entered:
             await self._enter(errand, record, asked_with)
-        lease = self._next(errand, record)
+        lease = self._next(errand, record) or await self._next_in_turn(errand, record, asked_with)
         if lease is None:
             return await self._awake(errand) or self._fall_back(errand, record)
         try:
@@ -123,6 +126,7 @@ class Dispatcher:
         room = deployment.room
         if room is None or deployment.fallbacks.get(Reason.OVERLOADED):
             return
+        ticket = errand.ticket(record, asked_with)
         if room.lets_pass(record.tenant):
             claimed = self._chooser.claim(errand, record, strict=False)
             if isinstance(claimed, Lease):
@@ -130,16 +134,20 @@ class Dispatcher:
                 self._telemetry.queue_wait(deployment.name, 0.0)
                 return
         try:
-            turn = await room.enter(
-                errand.ticket(record, asked_with), lambda strict: self._chooser.claim(errand, record, strict=strict)
-            )
+            errand.lease = await self._wait(room, ticket, errand, record)
         except Overloaded as error:
             errand.failed(error.with_traceback(None), Reason.OVERLOADED, final=True)
-            return
+
+    async def _wait(self, room: Room, ticket: Ticket, errand: Errand, record: Record) -> Lease | None:
+        """For a place, which is returned, unless nobody can be waited for.
+
+        Raises:
+            Overloaded: it is not to wait, or has waited too long.
+        """
+        turn = await room.enter(ticket, lambda strict: self._chooser.claim(errand, record, strict=strict))
         errand.turn = turn
-        record.queue_position, record.queued_s = turn.position, turn.queued_s
-        if isinstance(turn.claim, Lease):
-            errand.lease = turn.claim
+        record.queue_position, record.queued_s = turn.position, record.queued_s + turn.queued_s
+        return turn.claim if isinstance(turn.claim, Lease) else None
 
     def _next(self, errand: Errand, record: Record) -> Lease | None:
         """A place at whom to ask next; None: this deployment has had its chance, and `errand.failure` says why."""
@@ -148,7 +156,7 @@ class Dispatcher:
             if lease is None:
                 self._chooser.nobody(errand)
             return lease
-        if errand.final or errand.attempts_left <= errand.reserved:
+        if not errand.may_try_again:
             return None
         lease = self._chooser.take(errand, record)
         if lease is None and errand.reason is Reason.OVERLOADED:
@@ -157,6 +165,17 @@ class Dispatcher:
             self._chooser.drop(lease)
             return None
         return lease
+
+    async def _next_in_turn(self, errand: Errand, record: Record, asked_with: Mapping[bytes, bytes]) -> Lease | None:
+        """A place for one more attempt, waited for, where those not asked yet lack nothing but that (R04)."""
+        room = errand.deployment.room
+        if room is None or not errand.may_wait_again(self._clock.monotonic()) or not self._may_retry(errand, record):
+            return None
+        errand.end_turn()
+        try:
+            return await self._wait(room, errand.ticket(record, asked_with), errand, record)
+        except Overloaded:
+            return None  # the failure that it met is the answer
 
     def _may_retry(self, errand: Errand, record: Record) -> bool:
         name, retries, now_s = errand.deployment.name, errand.deployment.retries, self._clock.monotonic()

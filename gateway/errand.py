@@ -140,6 +140,23 @@ class Errand:
             rests = [r.rests_until_s - now_s for r in self.replicas if r not in self.tried]
             error.retry_after_s = min([error.retry_after_s, *(rest_s for rest_s in rests if rest_s > 0)])
 
+    @property
+    def may_try_again(self) -> bool:
+        """Whether somebody else of this deployment may be asked, now that one has failed."""
+        return not self.final and self.attempts_left > self.reserved
+
+    def may_wait_again(self, now_s: float) -> bool:
+        """Whether to wait for one who is full. A fallback need not wait, nor one who was full to be asked again."""
+        if self.failure is None or not self.may_try_again or self.reason is Reason.OVERLOADED:
+            return False
+        if self.deployment.fallbacks.get(self.reason):
+            return False
+        return any(
+            r.full and r.rests_until_s <= now_s and r.breaker.allows(now_s)
+            for r in self.replicas
+            if r not in self.tried
+        )
+
     def ticket(self, record: Record, asked_with: Mapping[bytes, bytes]) -> Ticket:
         """What it is to the queue.
 
