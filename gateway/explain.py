@@ -105,7 +105,7 @@ class Explainer:
         shares = _shares(deployment, fitting)
         variants = []
         for variant in deployment.variants:
-            facts = await _read(deployment, variant, call, request.headers)
+            facts = await _read(variant, call, request.headers)
             errand = Errand(deployment, call, clearance, b"", self._clock.monotonic())
             errand.variant, errand.facts = variant, facts
             unfit = variant.admits(clearance) and variant.name not in fitting
@@ -297,9 +297,9 @@ def _shares(deployment: Deployment, fitting: Container[str]) -> dict[str, float]
     return {name: weight / total for name, weight in weights.items()}
 
 
-async def _read(deployment: Deployment, variant: Variant, call: Call, headers: Mapping[bytes, bytes]) -> Facts:
+async def _read(variant: Variant, call: Call, headers: Mapping[bytes, bytes]) -> Facts:
     reader = variant.reader
-    if reader is None or not (deployment.policy.needs_prefix or deployment.room is not None):
+    if reader is None:
         return rough(call)
     read = reader.read(call, headers, variant.block_sizes)
     return of_prompt(read if isinstance(read, PromptFacts) else await read, reader)

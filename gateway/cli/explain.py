@@ -117,10 +117,10 @@ def _cold(file: Path, body: bytes, headers: dict[str, str], operation: str) -> E
         config = load_config(file)
     except ConfigError as error:
         refuse(error)
-    return asyncio.run(explain_cold(config, body, headers, operation))
+    return explain_cold(config, body, headers, operation)
 
 
-async def explain_cold(config: Config, body: bytes, headers: dict[str, str], operation: str) -> Explanation:
+def explain_cold(config: Config, body: bytes, headers: dict[str, str], operation: str) -> Explanation:
     """From the configuration alone.
 
     Raises:
@@ -139,7 +139,7 @@ async def explain_cold(config: Config, body: bytes, headers: dict[str, str], ope
         caller = KeyRing(config.auth).identify(message.headers) if b"authorization" in message.headers else ANYBODY
         asked = Operation[operation.upper()] if operation else operation_of(body)
         with explainer(config) as cold:
-            return await cold.explain(asked, message, caller)
+            return asyncio.run(cold.explain(asked, message, caller))
     except ApiError as error:
         raise Unexplained(f"it would be refused: {error.status} {error.message}") from None
 

@@ -81,7 +81,9 @@ def _prompt(prompt: PromptReport) -> str:
     if prompt.blocks_of == "none":
         parts.append("prefix: nothing to look up")
     else:
-        parts.append(f"prefix: {prompt.prefix_blocks} blocks of {prompt.block_tokens:.3g} tokens, by {prompt.blocks_of}")
+        parts.append(
+            f"prefix: {prompt.prefix_blocks} blocks of {prompt.block_tokens:.3g} tokens, by {prompt.blocks_of}"
+        )
     parts += [f"session: {prompt.session}"] if prompt.session else []
     parts += [f"adapter: {prompt.adapter}"] if prompt.adapter else []
     parts += ["with a cache_salt"] if prompt.cache_salt else []

@@ -15,7 +15,9 @@ from typer.testing import CliRunner, Result
 
 from gateway.app import Gateway
 from gateway.cli import app
+from gateway.cli.explain import explain_cold
 from gateway.cli.explain_output import show
+from gateway.config import Config
 from gateway.explanation import Explanation, ReplicaView, VariantReport
 from gateway.replicas import Ramp, Replica
 from tests.harness import (
@@ -33,6 +35,7 @@ from tests.harness import (
 )
 
 ADMIN = "/admin/explain"
+TOKENIZER = Path(__file__).parent / "prompts/data/tiny"
 KEYS: list[Json] = [
     {"name": "ops", "key": "sk-ops", "admin": True, "tenant": "house"},
     {"name": "team", "key": "sk-team"},
@@ -282,6 +285,28 @@ async def test_a_pool_that_sleeps_and_one_without_replicas_are_told(
             pool.replicas = kept
 
 
+async def test_that_a_deployment_spills_is_told() -> None:
+    config = config_of(TWO[0], spill={"ttft_s": 2.0})
+    config["pools"]["c"] = {"urls": [TWO[1]], "site": "cloud"}
+    config["deployments"]["m"]["variants"]["v"]["pools"].append("c")
+    async with serving(config) as server:
+        found = await told(server)
+        assert [note.code for note in found.notes] == ["spill"]
+        assert "it spills" in shown(found)
+
+
+def secretive(texts: list[str]) -> str:
+    """A classifier."""
+    return "restricted"
+
+
+async def test_the_classifier_has_its_say() -> None:
+    config = config_of(TWO[0])
+    config["residency"] = {"classifier": f"{__name__}:secretive"}
+    async with serving(config) as server:
+        assert (await told(server)).sensitivity == "restricted"
+
+
 # The queue
 
 
@@ -433,6 +458,16 @@ def test_without_live_it_is_told_from_the_configuration_alone(tmp_path: Path, re
     refused = command("-", "-c", str(file), stdin=json.dumps({"model": "x"}))
     assert (refused.exit_code, refused.stderr[:25]) == (1, "it would be refused: 404 ")
     assert "it would be refused: 401" in command(request_file, "-c", str(file), "--key", "no").stderr
+
+
+def test_without_live_prompts_are_counted_by_the_tokenizer_if_it_is_there(tmp_path: Path) -> None:
+    config = config_of(TWO[0])
+    variant = config["deployments"]["m"]["variants"]["v"]
+    body = json.dumps({"model": "m", "prompt": "hello there " * 50}).encode()
+    for folder, counted in ((TOKENIZER, True), (tmp_path / "none", False)):
+        variant["tokenizer"] = str(folder)
+        prompt = only(explain_cold(Config.model_validate(config), body, {}, "")).prompt
+        assert (prompt.counted, prompt.blocks_of) == (counted, "tokens" if counted else "bytes")
 
 
 def test_wrong_arguments_are_told(tmp_path: Path, request_file: str) -> None:
