@@ -19,7 +19,8 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class Corrections:
-    """The only one who sets `others_*` of the replicas' loads. Plain functions: nothing here waits for anybody.
+    """The only one who sets `others_*` of the replicas' loads, and how much their KV caches are taken to hold. Plain
+    functions: nothing here waits for anybody.
 
     replicas: all that are there at this moment.
     """
@@ -77,6 +78,8 @@ class Corrections:
             if siblings is not None:
                 others = others + siblings + Sums(-load.in_flight, -load.prefill_tokens, -load.context_tokens)
             correct(load, self._snapshots.get(replica), others, now_s)
+            if replica.slot is not None:
+                replica.slot.resize(load.kv_capacity_tokens)
         if len(self._keys) > len(replicas):
             self._keys = {replica: self._keys[replica] for replica in replicas}
             self._snapshots = {replica: self._snapshots[replica] for replica in replicas if replica in self._snapshots}

@@ -30,7 +30,9 @@ MAX_TOKENIZED_BYTES = 1024 * 1024
 """A larger body is keyed by its bytes: its rendering alone would take too long."""
 MAX_PENDING = 16
 """With so many prompts waiting for the thread, or one that takes too long, the next is keyed by its bytes at once."""
-LIMIT_S = 0.020
+LIMIT_S = 0.050
+"""Little beside the prefill of a prompt that takes so long to read, and enough for the thread to get a core where
+engines on the same machine keep them busy."""
 _WORK_SHARE = 0.75
 """After this share of the limit the thread begins no more work: what it has by then arrives in time."""
 MEMO_BYTES = 64 * 1024 * 1024

@@ -19,6 +19,7 @@ from gateway.pools import Pool
 from gateway.replicas import Replica
 from gateway.scrapes import FINE, LOOP_PAGE_BYTES, MAX_PAGE_BYTES, MISSING, Page, Scraper
 from router.policies import POLICIES
+from router.prefix import PrefixIndex
 from router.types import Features
 from tests.engines.server import Peer, engine_server
 from tests.harness import CHAT, engine_running, nobody, settled
@@ -117,6 +118,15 @@ async def test_what_others_have_at_an_engine_is_seen_and_forgotten_when_they_hav
             await settled(lambda: [] if site.seen() == 0.0 else [site.seen()], "not forgotten")
             assert dict(scraper.outcomes())["p0", FINE] >= 2
             assert "watched=['p0-0']" in repr(scraper)
+
+
+async def test_what_is_guessed_of_a_kv_cache_has_the_size_that_its_engine_tells() -> None:
+    async with engine_running(kv_tokens=4096) as engine:
+        site = Site(engine.url)
+        slot = site.replicas[0].slot = PrefixIndex().open()
+        assert await site.once() == FINE
+        site.corrections.apply(site.clock.monotonic())
+        assert slot.fits_tokens == 4096
 
 
 async def test_own_requests_are_not_taken_for_those_of_others() -> None:
