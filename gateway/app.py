@@ -7,7 +7,7 @@ import contextlib
 import random
 import ssl
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from socket import socket
 
@@ -49,6 +49,7 @@ from gateway.spill import watch
 from gateway.telemetry import Exposition, Redactor, Telemetry, merge, render, series
 from gateway.waiting_room import WaitingRoom
 from gateway.warm_up import WarmUpCall, engine_models
+from router.speed import Family, Speed
 
 Metrics = Callable[[str], Awaitable[Exposition]]
 Pools = Callable[[], Awaitable[PoolList]]
@@ -145,8 +146,12 @@ class Gateway:
     def _routing(self, config: Config, clock: Clock, rng: random.Random, outbox: Outbox) -> tuple[Catalog, Chooser]:
         """What there is to choose among, and who chooses."""
 
+        families: defaultdict[str, Family] = defaultdict(Family)
+
         def make(pool: str, name: str, url: str) -> Replica:
-            return _replica(config.pools[pool], pool, name, url, outbox)
+            replica = _replica(config.pools[pool], pool, name, url, outbox)
+            replica.load.speed = Speed(family=families[pool])
+            return replica
 
         def room(name: str, options: QueueOptions) -> WaitingRoom[Lease | Nobody] | None:
             return chooser.open_room(name, options, self.telemetry) if options.max_waiting else None

@@ -188,12 +188,7 @@ class ReplicaLoad:
         least = min(others, key=lambda other: other._recent_tokens)
         self._recent_tokens, self.last_sent_s = least._recent_tokens, least.last_sent_s
         if not self.speed.observations:
-            count = len(others)
-            self.speed = Speed(
-                sum(o.speed.s_per_token for o in others) / count,
-                sum(o.speed.fixed_s for o in others) / count,
-                sum(o.speed.s_per_pair for o in others) / count,
-            )
+            self.speed.begin_like([other.speed for other in others])
 
     def backlog_s(self, now_s: float) -> float:
         """Seconds of prefill that are ahead of a request that is sent now.
@@ -202,7 +197,7 @@ class ReplicaLoad:
         """
         speed = self.speed
         backlog_s = (self.prefill_tokens + self.others_prefill_tokens) * speed.s_per_token
-        backlog_s += self.prefill_pairs * speed.s_per_pair
+        backlog_s += self.prefill_pairs * speed.s_per_pair + self.waiting * speed.s_per_request
         while self._pending:
             head = next(iter(self._pending))
             left_s = speed.prefill_s(head.prompt_tokens, head.cached_tokens)

@@ -1,99 +1,187 @@
-"""How fast a replica is, learned from the times of its first tokens."""
+"""How fast replicas are, learned from the times of their first tokens."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 FORGET = 0.98
 """Weight that an observation keeps with each later one: about the last fifty count."""
 PRIOR_S_PER_TOKEN = 1e-4
 """Before anything is known: 10,000 tokens of prefill per second."""
-PRIOR_WEIGHT_TOKENS = 500.0
-"""A prompt of this length, as predicted, is what the prior counts for."""
-PAIRS = 1e4
-"""Pairs of tokens are counted in units of this, so that all sums have figures of like size."""
+TOKENS, PAIRS = 1e3, 1e7
+"""Tokens and pairs of them are counted in units of these, so that all sums have figures of like size."""
+BELIEF = (0.0025, 1e-9, 0.02, 0.02)
+"""Weight of what is believed already (of tokens, pairs, requests, openings) beside each observation. It comes to that
+of a prompt of 50 tokens: so what does not show for thousands of requests, as a round trip on busy replicas, is kept."""
+EAGER, EVERY = 32, 8
+"""The figures follow each of the first observations, then every eighth."""
+PEERS = 4.0
+"""What is known of its family weighs as much in a replica's own figure as so many observations."""
+MOST = 10.0
+"""A first token that took so many times longer than predicted waited for something else than prefills."""
+SETTLE = 0.05
+"""Weight of the newest observation in what is a replica's own of the fixed time."""
 
-BELIEF = (50.0, 1e-3, 0.02)
-"""Weight of what is believed already (time per token, per pair, fixed) beside each observation. It comes to that of one
-prompt of 50 tokens: so what does not show for thousands of requests, as a round trip on a busy replica, is kept, and
-the first that shows it again does not decide alone."""
-_SQUARES = (0, 3, 5)
-"""Places of tt, pp and oo among the sums."""
+
+class Family:
+    """What equal replicas have in common: time = tokens * per token + pairs * per pair + per request + fixed.
+
+    Pairs are what attention is computed over: n² - c² for a prompt of n tokens of which c are cached (half of it,
+    exactly; the factor is learned with the rest). The fixed time shows only where a request found nothing ahead of it;
+    of what cannot be told apart from it, all is taken to be fixed. Least squares, no figure negative. Shared, as what
+    one replica's observations say is little, and much of it chance.
+    """
+
+    __slots__ = ("_sums", "_times", "figures", "observations")
+
+    def __init__(
+        self,
+        s_per_token: float = PRIOR_S_PER_TOKEN,
+        s_per_pair: float = 0.0,
+        s_per_request: float = 0.0,
+        fixed_s: float = 0.0,
+    ) -> None:
+        self.figures = [s_per_token * TOKENS, s_per_pair * PAIRS, s_per_request, fixed_s]
+        self.observations = 0
+        prior = (0.25, 6e-4, 0.02, 1.0)  # a prompt of 500 tokens that found nothing ahead
+        self._sums = [[prior[i] if i == j else 0.0 for j in range(4)] for i in range(4)]
+        self._times = [prior[i] * self.figures[i] for i in range(4)]
+
+    def __repr__(self) -> str:
+        return f"<Family figures={[f'{figure:.3g}' for figure in self.figures]} observations={self.observations}>"
+
+    @property
+    def fixed_s(self) -> float:
+        return self.figures[3]
+
+    def prefill_s(self, prompt_tokens: int, cached_tokens: int) -> float:
+        """Seconds of a prompt's prefill, without the fixed time."""
+        per_token, per_pair, per_request, _ = self.figures
+        uncached = prompt_tokens - cached_tokens
+        return per_request + uncached * (per_token / TOKENS + per_pair / PAIRS * (prompt_tokens + cached_tokens))
+
+    def learn(self, took_s: float, prompt_tokens: int, cached_tokens: int, *, opening: bool) -> None:
+        self.observations += 1
+        tokens = (prompt_tokens - cached_tokens) / TOKENS
+        row = (tokens, tokens * (prompt_tokens + cached_tokens) * (TOKENS / PAIRS), 1.0, 1.0 if opening else 0.0)
+        times, figures = self._times, self.figures
+        for i, sums in enumerate(self._sums):
+            one = row[i]
+            times[i] = times[i] * FORGET + one * took_s + (BELIEF[i] * figures[i] if i != 2 else 0.0)
+            for j in range(4):
+                sums[j] = sums[j] * FORGET + one * row[j]
+            sums[i] += BELIEF[i]
+        if self.observations < EAGER or not self.observations % EVERY:
+            self.figures = _least_squares(self._sums, times)
+
+
+def _least_squares(sums: Sequence[Sequence[float]], times: Sequence[float]) -> list[float]:
+    """What would be negative is left out, the most negative first."""
+    active = list(range(len(times)))
+    while True:
+        found = _solved([[sums[i][j] for j in active] + [times[i]] for i in active])
+        least = min(found)
+        if least >= 0.0:
+            break
+        del active[found.index(least)]
+    figures = [0.0] * len(times)
+    for i, figure in zip(active, found, strict=True):
+        figures[i] = figure
+    return figures
+
+
+def _solved(rows: list[list[float]]) -> list[float]:
+    """Gauss, for a positive definite matrix; the right side is the last column."""
+    count = len(rows)
+    for i in range(count):
+        pivot = rows[i]
+        for below in rows[i + 1 :]:
+            share = below[i] / pivot[i]
+            for j in range(i, count + 1):
+                below[j] -= share * pivot[j]
+    found = [0.0] * count
+    for i in range(count - 1, -1, -1):
+        row = rows[i]
+        found[i] = (row[count] - sum([row[j] * found[j] for j in range(i + 1, count)])) / row[i]
+    return found
 
 
 class Speed:
-    """A plane through what was observed: time = fixed + tokens * per token + pairs of tokens * per pair.
+    """One replica's: its family's, so many times slower.
 
     The observed time is that between one first token and the one before it, while prefills wait: it holds no queueing,
     so a busy replica is judged like an idle one. The fixed time (round trip, scheduling) shows only where a request
-    found nothing ahead of it. Pairs are what attention is computed over: n² - c² for a prompt of n tokens of which c
-    are cached (half of it, exactly; the factor is learned with the rest).
+    found nothing ahead of it.
 
-    s_per_token: seconds of prefill per uncached prompt token.
-    s_per_pair:  seconds of prefill per pair.
-    fixed_s:     seconds that a first token takes on top where nothing is ahead.
+    s_per_token, s_per_pair, s_per_request: seconds of prefill.
+    fixed_s: seconds that a first token takes on top where nothing is ahead.
     """
 
-    __slots__ = ("_sums", "_times", "fixed_s", "observations", "s_per_pair", "s_per_token")
+    __slots__ = (
+        "_apart_s",
+        "_family",
+        "_predicted_s",
+        "_took_s",
+        "fixed_s",
+        "observations",
+        "s_per_pair",
+        "s_per_request",
+        "s_per_token",
+    )
 
-    def __init__(self, s_per_token: float = PRIOR_S_PER_TOKEN, fixed_s: float = 0.0, s_per_pair: float = 0.0) -> None:
-        self.s_per_token = s_per_token
-        self.s_per_pair = s_per_pair
-        self.fixed_s = fixed_s
+    def __init__(
+        self,
+        s_per_token: float = PRIOR_S_PER_TOKEN,
+        fixed_s: float = 0.0,
+        s_per_pair: float = 0.0,
+        family: Family | None = None,
+    ) -> None:
+        self._family = Family(s_per_token, s_per_pair, 0.0, fixed_s) if family is None else family
+        self._took_s = self._predicted_s = self._apart_s = 0.0
         self.observations = 0
-        tokens = PRIOR_WEIGHT_TOKENS * PRIOR_WEIGHT_TOKENS
-        pairs = tokens * tokens / (PAIRS * PAIRS)
-        self._sums = [tokens, 0.0, 0.0, pairs, 0.0, 1.0]
-        """Of the products of tokens, pairs and openings: tt, tp, to, pp, po, oo."""
-        self._times = [tokens * s_per_token, pairs * s_per_pair * PAIRS, fixed_s]
-        """Of the products of each with the time."""
+        self._take(1.0)
 
     def __repr__(self) -> str:
         return (
             f"<Speed s_per_token={self.s_per_token:.3g} s_per_pair={self.s_per_pair:.3g} "
-            f"fixed_s={self.fixed_s:.3g} observations={self.observations}>"
+            f"s_per_request={self.s_per_request:.3g} fixed_s={self.fixed_s:.3g} observations={self.observations}>"
         )
+
+    def begin_like(self, others: Sequence[Speed]) -> None:
+        """Take over what is known of `others`, to begin with."""
+        if not self._family.observations:
+            figures = [(o.s_per_token, o.s_per_pair, o.s_per_request, o.fixed_s) for o in others]
+            self._family = Family(*(sum(column) / len(others) for column in zip(*figures, strict=True)))
+        self._take(1.0)
 
     def prefill_s(self, prompt_tokens: int, cached_tokens: int) -> float:
         """Seconds of a prompt's prefill, without the fixed time."""
         uncached = prompt_tokens - cached_tokens
-        return uncached * (self.s_per_token + self.s_per_pair * (prompt_tokens + cached_tokens))
+        return self.s_per_request + uncached * (self.s_per_token + self.s_per_pair * (prompt_tokens + cached_tokens))
 
     def learn(self, took_s: float, prompt_tokens: int, cached_tokens: int, *, opening: bool) -> None:
         """`opening`: the request found no prefill ahead of it, so that the fixed time is part of `took_s`."""
         self.observations += 1
-        tokens = float(prompt_tokens - cached_tokens)
-        pairs = tokens * (prompt_tokens + cached_tokens) / PAIRS
-        fixed = 1.0 if opening else 0.0
-        sums, times = self._sums, self._times
-        seen = (tokens * tokens, tokens * pairs, tokens * fixed, pairs * pairs, pairs * fixed, fixed)
-        for i in range(6):
-            sums[i] = sums[i] * FORGET + seen[i]
-        belief = (self.s_per_token, self.s_per_pair * PAIRS, self.fixed_s)
-        for i, one in enumerate((tokens, pairs, fixed)):
-            sums[_SQUARES[i]] += BELIEF[i]
-            times[i] = times[i] * FORGET + one * took_s + BELIEF[i] * belief[i]
-        per_token, per_pair, self.fixed_s = _least_squares(sums, times)
-        self.s_per_token, self.s_per_pair = max(per_token, 1e-9), per_pair / PAIRS
+        family = self._family
+        if family.observations >= EAGER:
+            most_s = MOST * family.prefill_s(prompt_tokens, cached_tokens)
+            took_s = min(took_s, most_s + self.fixed_s if opening else most_s)
+        family.learn(took_s, prompt_tokens, cached_tokens, opening=opening)
+        predicted_s = family.prefill_s(prompt_tokens, cached_tokens)
+        if opening:
+            if family.observations > EAGER:
+                over_s = took_s - self.prefill_s(prompt_tokens, cached_tokens) - family.fixed_s
+                self._apart_s += SETTLE * (over_s - self._apart_s)
+            took_s = max(0.0, took_s - self.fixed_s)
+        self._took_s = self._took_s * FORGET + took_s
+        self._predicted_s = self._predicted_s * FORGET + predicted_s
+        peers_s = PEERS * predicted_s
+        known_s = self._predicted_s + peers_s
+        self._take((self._took_s + peers_s) / known_s if known_s > 0.0 else 1.0)
 
-
-def _least_squares(sums: list[float], times: list[float]) -> tuple[float, float, float]:
-    """None of the three is negative: what would be is left out, pairs before the fixed time."""
-    tt, tp, to, pp, po, oo = sums
-    t, p, o = times
-    # Gauss on the columns tokens, openings, pairs; a column that says nothing new is left out.
-    oo1, po1, o1 = oo - to * to / tt, po - to * tp / tt, o - to * t / tt
-    pp1, p1 = pp - tp * tp / tt, p - tp * t / tt
-    det = pp1 * oo1 - po1 * po1
-    if det > 1e-9 * pp1 * oo1:
-        pair, fixed = (p1 * oo1 - o1 * po1) / det, (o1 * pp1 - p1 * po1) / det
-        if pair >= 0.0 and fixed >= 0.0:
-            token = (t - tp * pair - to * fixed) / tt
-            if token >= 0.0:
-                return token, pair, fixed
-    best = (t / tt, 0.0, 0.0)
-    best_gain = t * best[0]
-    for pair, fixed in ((p1 / pp1 if pp1 > 1e-9 * pp else 0.0, 0.0), (0.0, o1 / oo1 if oo1 > 1e-9 * oo else 0.0)):
-        token = (t - tp * pair - to * fixed) / tt
-        gain = t * token + p * pair + o * fixed
-        if pair >= 0.0 and fixed >= 0.0 and token >= 0.0 and gain > best_gain:
-            best, best_gain = (token, pair, fixed), gain
-    return best
+    def _take(self, times: float) -> None:
+        per_token, per_pair, per_request, fixed_s = self._family.figures
+        self.s_per_token = max(times * per_token / TOKENS, 1e-9)
+        self.s_per_pair = times * per_pair / PAIRS
+        self.s_per_request = times * per_request
+        self.fixed_s = max(0.0, fixed_s + self._apart_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 
 from gateway.choice import STRICT_S, has_room
@@ -15,6 +15,7 @@ from gateway.waiting_room import CONTENDED_S
 from router.fair_queue import Entry, FairQueue, charge
 from router.load import ReplicaLoad
 from router.policies import POLICIES
+from router.speed import Family, Speed
 from router.types import Features
 
 PRIOR_OUTPUT_TOKENS = 256.0
@@ -34,8 +35,14 @@ class Front:
         self._plan = plan
         self._knowledge = knowledge
         self._send = send
+        families: defaultdict[tuple[object, ...], Family] = defaultdict(Family)
         self._loads = [
-            ReplicaLoad(spec.name, kv_capacity_tokens=0 if spec.elastic else plan.kv_tokens) for spec in plan.engines
+            ReplicaLoad(
+                spec.name,
+                Speed(family=families[spec.pool, spec.speed, spec.rtt_s, spec.elastic]),
+                kv_capacity_tokens=0 if spec.elastic else plan.kv_tokens,
+            )
+            for spec in plan.engines
         ]
         self._limits = [spec.max_in_flight for spec in plan.engines]
         self._desks = {name: _Desk(name, route, seed) for name, route in plan.routes.items()}

@@ -65,7 +65,9 @@ class MarginalLatency:
         if len(ties) == 1:
             return ties[0]
         now_s = features.now_s
-        quiet = [(replicas[i].in_flight, replicas[i].recent_tokens(now_s), replicas[i].served) for i in ties]
+        quiet = [
+            (r.in_flight + r.others_in_flight, r.recent_tokens(now_s), r.served) for r in [replicas[i] for i in ties]
+        ]
         least = min(quiet)
         return self._rng.choice([i for i, one in zip(ties, quiet, strict=True) if one == least])
 
@@ -88,7 +90,8 @@ def _seconds(features: Features, replicas: Sequence[ReplicaLoad]) -> list[Second
     for i, r in enumerate(replicas):
         speed = r.speed
         held = cached[i] if cached else 0
-        prefill_s = (prompt_tokens - held) * (speed.s_per_token + speed.s_per_pair * (prompt_tokens + held))
+        per_token = speed.s_per_token + speed.s_per_pair * (prompt_tokens + held)
+        prefill_s = speed.s_per_request + (prompt_tokens - held) * per_token
         by_age = 0.5 * (r.in_flight + ages_s[i] / age_s) if age_s else r.in_flight
         backlog_s = delay_s = kv_s = 0.0
         if r.waiting or r.others_prefill_tokens:
@@ -106,7 +109,7 @@ def _costs(features: Features, replicas: Sequence[ReplicaLoad], seconds: Sequenc
     costs = [sum(one) for one in seconds]
     best = min(costs)
     for i, replica in enumerate(replicas):
-        if not replica.in_flight and costs[i] > best:
+        if not replica.in_flight and costs[i] > best and not replica.others_in_flight:
             idle_s = features.now_s - replica.last_sent_s
             costs[i] = best + (costs[i] - best) * 0.5 ** (idle_s / IDLE_HALF_S)
     return costs
