@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.base import (
@@ -218,6 +218,25 @@ async def test_attempts_are_finite_and_no_replica_is_asked_twice(clock: Clock, a
     assert stage.record.attempts == asked
 
 
+async def test_when_all_have_failed_one_that_did_so_a_while_ago_is_asked_again(clock: Clock) -> None:
+    """R04: it may be back; until then a call of many attempts would be lost to a second of trouble everywhere."""
+    flaky = Scripted("a", clock, EngineDied("x"), 200, takes_s=1.0)
+    stage = Stage(clock, flaky, Scripted("b", clock, EngineDied("x"), takes_s=1.0), attempts=10)
+    assert await stage.run() is None
+    assert stage.asked == [2, 1]
+    assert stage.record.attempts == 3
+
+
+@pytest.mark.parametrize("takes_s", [0.0, 5.0])
+async def test_the_only_replica_is_not_asked_again(clock: Clock, takes_s: float) -> None:
+    """A19: the answer comes at once."""
+    stage = Stage(clock, Scripted("a", clock, EngineDied("x"), 200, takes_s=takes_s), attempts=10)
+    before_s = clock.now_s
+    assert await stage.run() is not None
+    assert stage.asked == [1]
+    assert clock.now_s - before_s == takes_s
+
+
 async def test_time_runs_over_all_attempts_together(clock: Clock) -> None:
     """A19: what an attempt has used is not there for the next."""
     engines = [Scripted(f"e{i}", clock, EngineUnreachable("x"), takes_s=4.0) for i in range(5)]
@@ -386,6 +405,7 @@ async def test_a_variant_without_replicas_is_told_at_once(clock: Clock) -> None:
 _STEPS = st.sampled_from([200, 200, *_FAILURES, 400, EngineTimeout("x", phase="total", limit_s=1)])
 
 
+@settings(deadline=None)
 @given(
     scripts=st.lists(st.lists(_STEPS, min_size=1, max_size=6), min_size=1, max_size=5),
     attempts=st.integers(1, 6),

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 
 from tests.harness import CHAT, Turn, chat, config_of, engine_by_hand, engine_running, serving, settled, whole
@@ -44,3 +49,45 @@ async def test_r07_traffic_follows_what_is_in_flight_and_not_what_engines_say() 
             two.release()
             assert (await held.answer()).status == 200
         assert [r.in_flight for r in server.gateway.replicas] == [0, 0]
+
+
+@asynccontextmanager
+async def page_server(answer: bytes | None) -> AsyncIterator[tuple[int, asyncio.Semaphore]]:
+    """The port of a server that gives one answer to everything, or none; and how often it was asked."""
+    asked = asyncio.Semaphore(0)
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                asked.release()
+                if answer is None:
+                    await over.wait()
+                    break
+                writer.write(whole(answer))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1], asked
+    finally:
+        over.set()
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [None, b"", b"\x00\xff not metrics {", b"vllm:num_requests_waiting 1e9\nvllm:kv_cache_usage_perc 50\n"],
+    ids=["hung", "empty", "garbage", "absurd"],
+)
+async def test_r07_late_missing_or_absurd_metrics_refuse_no_request(page: bytes | None) -> None:
+    async with page_server(page) as (port, asked), engine_running() as engine:
+        scrape = {"every_s": 0.01, "port": port}
+        async with serving(config_of(engine, engine={"kind": "vllm"}, pool={"scrape": scrape})) as server:
+            async with asyncio.timeout(5):
+                await asked.acquire()
+            for _ in range(5):
+                answer = await server.post(CHAT, chat())
+                assert answer.status_code == 200
+                assert answer.headers.get("x-headrace-queue-position") is None

@@ -36,12 +36,13 @@ CALM_SHARE = 0.25
 ROUND_S = 60.0
 SETTINGS: Json = {
     "pool": {"probe": {"every_s": 1.0}},
-    "attempts": REPLICAS,
+    "attempts": 10,
     "retry_share": 1.0,
     "timeouts": {"connect_s": 1.0, "ttft_s": 2.0, "idle_s": 3.0, "total_s": 60.0},
 }
-"""What an admin sets so that the promise holds: an attempt for every replica and no cap on retries, limits that let a
-hung one go in time for all of them, and probes that find out soon when one is back."""
+"""What an admin sets so that the promise holds: an attempt for every replica, some more for those that are back after
+all have failed, and no cap on retries; limits that let a hung one go in time for all of them, and probes that find out
+soon when one is back."""
 TASK_COUNTER = """
 import asyncio, os, pathlib, signal
 
