@@ -24,6 +24,7 @@ from tests.harness import Json
 
 START_S = 400.0
 END_S = 20.0
+HELLO = [{"role": "user", "content": "Hello."}]
 FLAGS = "--dtype=float32 --enforce-eager --enable-prompt-tokens-details --max-num-seqs=32"
 
 
@@ -98,7 +99,7 @@ class Engine:
         spent_s = cpu_s(tree(self.pid)) if self.pid else 0.0
         return Counters(total("prefix_cache_hits"), total("prefix_cache_queries"), total("request_success"), spent_s)
 
-    async def emptied(self) -> bool:
+    async def emptied(self, model: str) -> bool:
         """Empty its prefix cache. False: it does not let anybody do that (vLLM: only with VLLM_SERVER_DEV_MODE=1)."""
         async with _client(self.url) as http, asyncio.timeout(30.0):
             while True:
@@ -106,8 +107,10 @@ class Engine:
                 if answer.status_code != 200:
                     return False
                 if not answer.content or answer.json().get("success", True):
-                    return True
+                    break
                 await asyncio.sleep(0.1)
+            await ask(http, model, HELLO, 1)  # only with its next step does it tell that it is empty
+            return True
 
 
 @asynccontextmanager
@@ -180,7 +183,7 @@ class Routers:
     def _answers(self, url: str) -> Callable[[], Awaitable[bool]]:
         async def answers() -> bool:
             async with _client(url) as http:
-                return not (await ask(http, self.name, [{"role": "user", "content": "Hello."}], 1)).error
+                return not (await ask(http, self.name, HELLO, 1)).error
 
         return answers
 

@@ -89,7 +89,7 @@ class Bench:
     async def _run(self, name: str, number: int) -> Run:
         """Start the router, empty the engines, and have this round's conversations."""
         async with self.routers.running(name, [one.url for one in self.engines]) as router:
-            emptied = [await one.emptied() for one in self.engines]
+            emptied = [await one.emptied(self.routers.name) for one in self.engines]
             mark = "" if all(emptied) else f"{len(self.routers.runs):04} "
             load = conversations(self.shape, self.seed + number, mark)
             before = [await one.counters() for one in self.engines]
