@@ -118,7 +118,7 @@ class Dispatcher:
         errand.entered = True
         errand.end_turn()
         deployment, reader = errand.deployment, errand.variant.reader
-        if reader is not None and errand.variant.has_choice:
+        if reader is not None and (errand.variant.has_choice or self._telemetry.marks_prefixes):
             read = reader.read(errand.call, asked_with, errand.variant.block_sizes)
             errand.facts = of_prompt(read if isinstance(read, PromptFacts) else await read, reader)
         else:

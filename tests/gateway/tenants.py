@@ -119,5 +119,3 @@ async def _ask(server: Server, asked: Asked, number: int, began_s: float) -> Non
             if asked.first_s == math.inf and chunk.startswith(b"data: "):
                 asked.first_s = loop.time() - began_s
         asked.end_s = loop.time() - began_s
-
-

@@ -19,7 +19,7 @@ from tests.harness.by_hand import (
     token,
     whole,
 )
-from tests.harness.configs import CHAT, COMPLETIONS, EMBEDDINGS, MODEL, Json, chat, config_of, streamed
+from tests.harness.configs import CHAT, COMPLETIONS, EMBEDDINGS, MODEL, NO_SCRAPE, Json, chat, config_of, streamed
 from tests.harness.events import events_in, text_in
 from tests.harness.running import engine_running, gauges, serving
 from tests.harness.server import Server, metrics_in
@@ -33,6 +33,7 @@ __all__ = [
     "EMBEDDINGS",
     "FINISH",
     "MODEL",
+    "NO_SCRAPE",
     "PATIENCE_S",
     "SSE_HEAD",
     "HandEngine",

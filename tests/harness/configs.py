@@ -14,6 +14,10 @@ MODEL = "m"
 Json = dict[str, Any]
 
 
+NO_SCRAPE: Json = {"every_s": None}
+"""Engines are asked for nothing but what a test asks them."""
+
+
 def config_of(
     *engines: FakeEngine | str,
     server: Json | None = None,
@@ -31,7 +35,7 @@ def config_of(
     return {
         "server": {"port": 0} | (server or {}),
         "auth": {"keys": keys or []},
-        "pools": {"p": {"urls": urls, "engine": engine or {}} | (pool or {})},
+        "pools": {"p": {"urls": urls, "engine": engine or {}, "scrape": NO_SCRAPE} | (pool or {})},
         "deployments": {MODEL: {"variants": {"v": variant}} | deployment},
         "cache": cache or {},
         "telemetry": telemetry or {},
