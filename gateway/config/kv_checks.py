@@ -6,7 +6,10 @@ import importlib.util
 from collections.abc import Iterator
 
 from gateway.config import Pool
+from gateway.config.kv_options import KvEvents
 from gateway.config.problems import Finding, KeyPath
+
+NONE = KvEvents()
 
 
 def kv_events(pool: Pool, here: KeyPath) -> Iterator[Finding]:
@@ -15,7 +18,7 @@ def kv_events(pool: Pool, here: KeyPath) -> Iterator[Finding]:
     where: KeyPath = (*here, "engine", "kv_events")
     if events.endpoint is None:
         for name in ("replay_endpoint", "topic", "ranks"):
-            if name in events.model_fields_set:
+            if getattr(events, name) != getattr(NONE, name):
                 yield Finding((*where, name), f"`{name}` goes with an `endpoint`", "name that as well", at_key=True)
         return
     if events.mode == "off":

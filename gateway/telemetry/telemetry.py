@@ -53,6 +53,8 @@ class Telemetry:
         self._process = Process()
         self.connections = Gauge(self._registry.child(series.CLIENT_CONNECTIONS))
         """Open client connections: whoever accepts one calls `inc`, and `dec` when it is closed."""
+        self.marks_prefixes = options.access_log.prefix_secret is not None
+        """Whether the access log tells which prompts begin alike."""
         self._log: AccessLog | None = None
         if options.access_log.format != "off":
             self._log = AccessLog(options.access_log, redactor, known)

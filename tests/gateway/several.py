@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engines.fake import FakeEngine
-from tests.harness import CHAT, COMPLETIONS, EMBEDDINGS, HandEngine, Json, chat, streamed
+from tests.harness import CHAT, COMPLETIONS, EMBEDDINGS, NO_SCRAPE, HandEngine, Json, chat, streamed
 
 Where = FakeEngine | HandEngine | str
 SECRET = "the patient is called Marrow"
@@ -41,7 +41,7 @@ def several(**deployments: Json) -> Json:
         options = dict(given)
         engines: list[Where] = options.pop("engines")
         urls = [one if isinstance(one, str) else one.url for one in engines]
-        pools[name] = {"urls": urls} | options.pop("pool", {})
+        pools[name] = {"urls": urls, "scrape": NO_SCRAPE} | options.pop("pool", {})
         variant = {"pools": [name, *options.pop("pools", [])], "model": options.pop("model", "m")}
         found[name] = {"variants": {f"{name}-v": variant}} | options
     return {"server": {"port": 0}, "pools": pools, "deployments": found}
