@@ -30,9 +30,9 @@ MAX_TOKENIZED_BYTES = 1024 * 1024
 """A larger body is keyed by its bytes: its rendering alone would take too long."""
 MAX_PENDING = 16
 """With so many prompts waiting for the thread, or one that takes too long, the next is keyed by its bytes at once."""
-LIMIT_S = 0.050
-"""Little beside the prefill of a prompt that takes so long to read, and enough for the thread to get a core where
-engines on the same machine keep them busy."""
+LIMIT_S = 0.020
+PATIENCE = 5.0
+"""So many times the limit is waited: others may need the cores, as engines on the same machine do."""
 _WORK_SHARE = 0.75
 """After this share of the limit the thread begins no more work: what it has by then arrives in time."""
 MEMO_BYTES = 64 * 1024 * 1024
@@ -43,12 +43,14 @@ DEFAULT_BLOCK_TOKENS = (16,)
 class PromptThread:
     """The one thread in which tokenizers run, and what they share. Whoever builds it closes it.
 
-    limit_s: a prompt that takes longer is keyed by its bytes, and never held up.
+    limit_s: a prompt that takes the thread longer is keyed by its bytes. None is held up for more than `PATIENCE` times
+        as long, whatever else the machine does.
     memo_bytes: memory of each tokenizer for what it has encoded.
     """
 
     def __init__(self, limit_s: float = LIMIT_S, memo_bytes: int = MEMO_BYTES) -> None:
         self.limit_s = limit_s
+        self.patience_s = limit_s * PATIENCE
         self._memo_bytes = memo_bytes
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="prompts")
         self._loads: dict[tuple[Path, Path | None], Future[ChatTokenizer]] = {}
@@ -72,7 +74,7 @@ class PromptThread:
     def submit(self, job: Callable[[], PromptFacts]) -> Future[PromptFacts] | None:
         """None: it would wait too long, or the thread is closed."""
         began_s = self._began_s
-        if self.pending >= MAX_PENDING or (began_s and time.monotonic() - began_s > self.limit_s):
+        if self.pending >= MAX_PENDING or (began_s and time.monotonic() - began_s > self.patience_s):
             return None
         try:
             return self._executor.submit(self._run, job)
@@ -179,13 +181,13 @@ class PromptReader:
         block_tokens: Sequence[int],
     ) -> PromptFacts:
         thread = self._thread
-        deadline_s = time.monotonic() + thread.limit_s * _WORK_SHARE
-        job = thread.submit(lambda: self._in_thread(tokenizer, call, headers, block_tokens, deadline_s))
+        until_s = time.monotonic() + thread.patience_s
+        job = thread.submit(lambda: self._in_thread(tokenizer, call, headers, block_tokens, until_s))
         if job is None:
             return self._late(call, headers, block_tokens)
         thread.pending += 1
         try:
-            async with asyncio.timeout(thread.limit_s):
+            async with asyncio.timeout(thread.patience_s):
                 return await asyncio.wrap_future(job)
         except TimeoutError:
             return self._late(call, headers, block_tokens)
@@ -206,14 +208,15 @@ class PromptReader:
         call: Call,
         headers: Mapping[bytes, bytes],
         block_tokens: Sequence[int],
-        deadline_s: float,
+        until_s: float,
     ) -> PromptFacts:
-        if time.monotonic() >= deadline_s:
+        if time.monotonic() >= until_s:
             return self._unread(call)  # nobody waits for it any more
         memo = self._thread.memo
         prompt = None if tokenizer is None else read_prompt(call.operation, call.body, headers)
         if tokenizer is None or prompt is None or prompt.token_ids or prompt.media:
             return self._by_bytes(call, headers, block_tokens, memo)
+        deadline_s = time.thread_time() + self._thread.limit_s * _WORK_SHARE
         encoded = tokenizer.encode(call.operation, call.body, deadline_s)
         if encoded is None:
             return self._by_bytes(call, headers, block_tokens, memo)

@@ -58,6 +58,7 @@ class ChatTokenizer:
     tokenizer: as it is in the folder.
     templates: by name; `default`, and perhaps `tool_use`. Empty: chats cannot be rendered.
     max_bytes: memory for what was encoded before.
+    now_s: the clock that deadlines are on; by default the thread's own CPU time.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class ChatTokenizer:
         templates: Mapping[str, ChatTemplate],
         special: Mapping[str, str],
         max_bytes: int,
-        now_s: Callable[[], float] = time.monotonic,
+        now_s: Callable[[], float] = time.thread_time,
     ) -> None:
         self._templates = templates
         sources = "".join(template.source for template in templates.values())
@@ -81,7 +82,7 @@ class ChatTokenizer:
     def encode(self, operation: Operation, body: bytes, deadline_s: float) -> Encoded | None:
         """The ids of the body's prompt, of several the first's; None: they cannot be known here.
 
-        What there is no time for until `deadline_s` is left out, and `Encoded.rest_chars` says so.
+        What there is no time for until `deadline_s`, on the clock `now_s`, is left out; `Encoded.rest_chars` says so.
         """
         try:
             fields = msgspec.json.decode(body, type=dict[str, object])
