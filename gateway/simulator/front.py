@@ -49,6 +49,8 @@ class Front:
         self._limited = any(limit is not None for limit in self._limits)
         self._of_keys = dict.fromkeys(plan.key_limits, 0)
         self.refused: list[Request] = []
+        self._later = False
+        """Whether there was a place, but not at the engine that is best for the request."""
 
     @property
     def waiting(self) -> int:
@@ -125,10 +127,11 @@ class Front:
         entry = Entry(caller.tenant, cost, request, spec.classes.get(caller.key, 0), now_s + spec.max_wait_s)
         desk.asked_by(caller.tenant, now_s)
         if not queue:
+            self._later = False
             if self._place(request, desk, now_s, entry):
                 queue.pass_by(entry, now_s)
                 return
-            desk.full = {caller.sensitivity}
+            desk.full = set() if self._later else {caller.sensitivity}
         desk.arrivals.append(entry)
         shed = queue.push(entry, now_s)
         if shed is not None:
@@ -148,9 +151,11 @@ class Front:
             group = entry.payload.caller.sensitivity
             if group in desk.full:
                 return False
+            self._later = False
             if self._place(entry.payload, desk, now_s, entry):
                 return True
-            desk.full.add(group)
+            if not self._later:
+                desk.full.add(group)
             return False
 
         while queue.pop(now_s, fits) is not None:
@@ -173,8 +178,11 @@ class Front:
             cached = [cached[i] for i in candidates] if cached else ()
         features = Features(request.prompt_tokens, desk.output_tokens, cached, request.session, now_s)
         chosen = desk.policy.choose(features, loads)
-        if entry is not None and not has_room(loads[chosen], now_s, desk.hold_over_s(entry, now_s)):
-            return False
+        if entry is not None:
+            hold_over_s = desk.hold_over_s(entry, now_s)
+            if not has_room(loads[chosen], now_s, hold_over_s):
+                self._later = any(has_room(load, now_s, hold_over_s) for load in loads)
+                return False
         work = loads[chosen].begin(request.prompt_tokens, features.cached_at(chosen), desk.output_tokens, now_s)
         job = Job(request, candidates[chosen], work)
         job.entry = entry
