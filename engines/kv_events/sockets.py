@@ -240,9 +240,10 @@ class _Port:
     def receive(self) -> list[bytes] | None:
         """A message, if one is there."""
         try:
-            return self._receive(self._flags)
+            message: list[bytes] = self._receive(self._flags)
         except self._again:
             return None
+        return message
 
 
 @contextlib.contextmanager
