@@ -146,7 +146,7 @@ class Router:
     """A router that runs.
 
     exact:  replicas whose KV cache Headrace knows exactly, when the load begins; None: it is not Headrace.
-    log:    Headrace's access log, whole when it has ended.
+    log:    Headrace's access log, whole when it has ended; None also where its policy asks for no prefixes.
     """
 
     name: str
@@ -201,7 +201,7 @@ class Routers:
         log = folder / "access.log"
         async with served(folder, self._config(name, urls, log), "--log-format", "json") as gateway:
             await gateway.ready()
-            router = Router(name, gateway.url, log=log)
+            router = Router(name, gateway.url, log=log if name.startswith("headrace") else None)
             with contextlib.suppress(TimeoutError):
                 wanted = 0 if name == "headrace-predicted" else len(urls)
                 await _reached(lambda: _knows(router, wanted), 10.0, name)
