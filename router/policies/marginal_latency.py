@@ -97,7 +97,8 @@ def _seconds(features: Features, replicas: Sequence[ReplicaLoad]) -> list[Second
         if r.waiting or r.others_prefill_tokens:
             backlog_s = r.backlog_s(now_s)
             if prefill_s:
-                delay_s = arriving / (latency_s + prefill_s) * prefill_s * backlog_s  # none passes in less than that
+                # No latency is less than what lies ahead: in a burst all that is in flight is young.
+                delay_s = arriving / (latency_s + prefill_s + backlog_s) * prefill_s * backlog_s
         if r.kv_capacity_tokens:
             kv_s = FULL * latency_s * (r.context_tokens + r.others_context_tokens + tokens) / r.kv_capacity_tokens
         stall_s = STALL * (by_age + r.others_in_flight) * prefill_s

@@ -20,7 +20,7 @@ async def test_r06_what_one_gateway_sent_the_other_sees(policy: str) -> None:
     async with AsyncExitStack() as stack:
         valkey = await stack.enter_async_context(valkey_running())
         one, two = [await stack.enter_async_context(engine_running()) for _ in range(2)]
-        redis, pool = {"redis": {"url": valkey.url}}, {"scrape": {"every_s": None}}
+        redis, pool = {"redis": {"url": valkey.url, "timeout_s": 0.5}}, {"scrape": {"every_s": None}}
         first = await stack.enter_async_context(serving(config_of(one, pool=pool) | redis))
         second = await stack.enter_async_context(serving(config_of(one, two, pool=pool, policy=policy) | redis))
         one.hold()

@@ -82,13 +82,13 @@ def test_the_requests_of_others_are_of_the_mean_age() -> None:
 
 
 def test_who_arrives_during_a_backlog_is_delayed_too() -> None:
-    """4 in flight, of age 10 s on the mean, so a latency of 20 s: with this prefill's second, 4/2/21 arrive a second
-    and replica; the backlog of 2 s stands for 8."""
+    """4 in flight, of age 10 s on the mean, so a latency of 20 s: with this prefill's second and the backlog's 2,
+    4/2/23 arrive a second and replica; the backlog of 2 s stands for 8."""
     views = [decoding(replica("a"), 40.0 / 3, 40.0 / 3, 40.0 / 3), replica("b")]
     views[0].begin(20_000, 0, 0.0, NOW_S)
     told = terms(Features(10_000, now_s=NOW_S), *views)
     assert told[0]["backlog_s"] == pytest.approx(2.0)
-    assert told[0]["delay_s"] == pytest.approx(4 / 2 / 21 * 8.0 * 1.0)
+    assert told[0]["delay_s"] == pytest.approx(4 / 2 / 23 * 8.0 * 1.0)
     assert told[1]["delay_s"] == 0.0
 
 
