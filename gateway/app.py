@@ -108,17 +108,6 @@ class Gateway:
             clock=clock,
             keepalive_s=config.server.sse_keepalive_s,
         )
-        explainer = Explainer(
-            catalog,
-            chooser,
-            residency,
-            clock,
-            {name: options.policy for name, options in config.deployments.items()},
-            self._knowledge.jittered,
-            classifier=self._classifier,
-            worker=worker_id,
-            clean=self.telemetry.redactor.text,
-        )
         self._tls = _server_tls(config)
         state = ApiState(
             identity,
@@ -128,7 +117,7 @@ class Gateway:
             metrics or self._own_metrics,
             self._status,
             pools or self._own_pools,
-            explainer.explain,
+            self._explainer(catalog, chooser, residency).explain,
         )
         api = AsgiHandler(create_api(state), "https" if self._tls else "http")
         cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
@@ -142,6 +131,19 @@ class Gateway:
         self.telemetry.watch(series.REPLICA_IN_FLIGHT.name, self._replicas_in_flight)
         self.telemetry.watch(series.REPLICAS.name, self._replicas_by_state)
         self.telemetry.watch(series.HELD.name, self._held)
+
+    def _explainer(self, catalog: Catalog, chooser: Chooser, residency: Residency) -> Explainer:
+        return Explainer(
+            catalog,
+            chooser,
+            residency,
+            self._clock,
+            {name: options.policy for name, options in self.config.deployments.items()},
+            self._knowledge.jittered,
+            classifier=self._classifier,
+            worker=self.worker_id,
+            clean=self.telemetry.redactor.text,
+        )
 
     def _routing(self, config: Config, clock: Clock, rng: random.Random, outbox: Outbox) -> tuple[Catalog, Chooser]:
         """What there is to choose among, and who chooses."""

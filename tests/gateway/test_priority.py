@@ -52,8 +52,8 @@ def findings(keys: list[dict[str, Any]], **queue: Any) -> list[str]:
 def test_shares_and_classes_of_nobody_are_told_of() -> None:
     keys = [{"name": "app", "key": "secret-app", "tenant": "research"}]
     assert findings(keys, weights={"research": 2.0}, classes={"app": 1}) == []
-    assert findings(keys, weights={"unheard-of": 2.0}, classes={"ap": 1}) == [
-        'warning "unheard-of" is no tenant of any key (did you mean "research"?)',
+    assert findings(keys, weights={"researchh": 2.0}, classes={"ap": 1}) == [
+        'warning "researchh" is no tenant of any key (did you mean "research"?)',
         'warning "ap" is no key of auth.keys (did you mean "app"?)',
     ]
     assert findings([], weights={"default": 2.0}) == []
