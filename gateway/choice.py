@@ -164,7 +164,8 @@ class Chooser:
     def eligible(self, errand: Errand, now_s: float) -> list[Replica]:
         """Those not asked yet; if there is none, those whose failure is some time ago: they may be back."""
         tried = errand.tried
-        willing = [r for r in errand.replicas if not vetoes(r, now_s)]
+        # As `vetoes` has it, without a list for each of them.
+        willing = [r for r in errand.replicas if r.rests_until_s <= now_s and not r.full and r.breaker.allows(now_s)]
         if not tried:
             return willing
         fresh = [r for r in willing if r not in tried]
