@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gateway.prompts import PromptFacts, PromptReader
+from gateway.prompts.lengths import PRIOR_OUTPUT_TOKENS
 from gateway.record import Usage
 from gateway.upstream import BYTES_PER_TOKEN
 from gateway.wire import Call
 from router.prefix import Prefix
 
 NO_PREFIX = Prefix()
-USUAL_OUTPUT_TOKENS = 256.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ NOTHING_KNOWN = Facts()
 
 def rough(call: Call) -> Facts:
     """From the size of the body alone."""
-    return Facts(len(call.body) // BYTES_PER_TOKEN, USUAL_OUTPUT_TOKENS)
+    return Facts(len(call.body) // BYTES_PER_TOKEN, PRIOR_OUTPUT_TOKENS)
 
 
 def of_prompt(read: PromptFacts, reader: PromptReader) -> Facts:

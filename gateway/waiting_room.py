@@ -90,13 +90,6 @@ class Turn(Generic[C]):
         self._settled = True
         self._queue.settle(self._entry, cost)
 
-    def header_lines(self) -> bytes:
-        """For the answer; nothing if it did not wait."""
-        if not self.position:
-            return b""
-        queued_ms = round(self.queued_s * 1000)
-        return b"x-headrace-queue-position: %d\r\nx-headrace-queued-ms: %d\r\n" % (self.position, queued_ms)
-
     def __enter__(self) -> Self:
         return self
 
