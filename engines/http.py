@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from engines.base import (
@@ -79,8 +80,8 @@ class HttpEngine:
     def __repr__(self) -> str:
         return f"<HttpEngine {self.name} idle={sum(not c.closed for c in self._idle)}>"
 
-    async def send(self, request: EngineRequest, timeouts: Timeouts) -> EngineResponse:
-        return await self._post(self._heads[request.operation], request.body, timeouts, request.headers)
+    def send(self, request: EngineRequest, timeouts: Timeouts) -> Coroutine[Any, Any, EngineResponse]:
+        return self._post(self._heads[request.operation], request.body, timeouts, request.headers)
 
     async def healthy(self) -> bool:
         return await self._answers_well(HEALTH_LIMITS)
@@ -124,22 +125,33 @@ class HttpEngine:
         kind = "content-type: application/json\r\n" if method == "POST" else ""
         return f"{method} {self._base}{path} HTTP/1.1\r\n{self._common}{kind}".encode()
 
-    async def _post(self, head: bytes, body: bytes, timeouts: Timeouts, headers: bytes = b"") -> Exchange:
-        return await self._send(b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body), timeouts)
+    def _post(
+        self, head: bytes, body: bytes, timeouts: Timeouts, headers: bytes = b""
+    ) -> Coroutine[Any, Any, Exchange]:
+        return self._send(b"%b%bcontent-length: %d\r\n\r\n%b" % (head, headers, len(body), body), timeouts)
 
     async def _send(self, request: bytes, timeouts: Timeouts) -> Exchange:
         began_s = time.monotonic()
         kept = self._reuse()
-        if kept is not None:
-            try:
-                return await _answer(kept.start(request, timeouts, began_s))
-            except EngineDied:
-                # The engine closed the kept connection as we wrote: it never read this request. Once, and on a new
-                # connection, so that a request that kills engines is not shown to each kept one.
-                if kept.answered:
-                    raise
-        connection = await self._connect(timeouts)
-        return await _answer(connection.start(request, timeouts, began_s))
+        exchange = None if kept is None else kept.start(request, timeouts, began_s)
+        try:
+            if kept is not None and exchange is not None:
+                try:
+                    await exchange.head
+                    return exchange
+                except EngineDied:
+                    # The engine closed the kept connection as we wrote: it never read this request. Once, and on a new
+                    # connection, so that a request that kills engines is not shown to each kept one.
+                    if kept.answered:
+                        raise
+            connection = await self._connect(timeouts)
+            exchange = connection.start(request, timeouts, began_s)
+            await exchange.head
+            return exchange
+        except asyncio.CancelledError:
+            if exchange is not None:
+                exchange.abort()
+            raise
 
     def _reuse(self) -> Connection | None:
         while self._idle:
@@ -171,15 +183,6 @@ class HttpEngine:
             connection.close()
         else:
             self._idle.append(connection)
-
-
-async def _answer(exchange: Exchange) -> Exchange:
-    try:
-        await exchange.head
-    except asyncio.CancelledError:
-        exchange.abort()
-        raise
-    return exchange
 
 
 def _ssl_context(ca_file: str | None) -> ssl.SSLContext:

@@ -103,12 +103,12 @@ class Deployment:
         variants: Sequence[Variant] = self.variants
         if clearance.pools is not None:
             variants = [v for v in variants if v.admits(clearance)]
-        variants = self.menu.fitting(variants, needs)
-        if not any(v.weight for v in variants):
+        if needs is not NO_NEEDS:
+            variants = self.menu.fitting(variants, needs)
+        weights = [v.weight for v in variants]
+        if not any(weights):
             return None
-        if len(variants) == 1:
-            return variants[0]
-        return rng.choices(variants, [v.weight for v in variants])[0]
+        return variants[0] if len(variants) == 1 else rng.choices(variants, weights)[0]
 
     def admits(self, clearance: Clearance) -> bool:
         """Whether any replica may ever see the call."""

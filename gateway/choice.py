@@ -206,11 +206,11 @@ class Chooser:
 
     def ended(self, errand: Errand, lease: Lease, outcome: Outcome, usage: Usage) -> None:
         """An attempt is over: what it says of the replica's cache and speed."""
-        errand.tried[lease.replica] = self._clock.monotonic()
+        errand.tried[lease.replica] = now_s = self._clock.monotonic()
         for room in self.rooms:
             room.wake()
         slot, prefix = lease.replica.slot, errand.facts.prefix
-        judge(lease, outcome, self._clock.monotonic())
+        judge(lease, outcome, now_s)
         if lease.bill is not None:
             lease.bill.settle(usage)
         told = outcome is Outcome.FINE and usage.cached_told

@@ -13,6 +13,7 @@ from gateway.clock import Clock
 from gateway.errand import Errand
 from gateway.errors import ApiError, Forbidden, Overloaded
 from gateway.facts import of_prompt, rough
+from gateway.priority import priority_of
 from gateway.prompts import PromptFacts
 from gateway.race import Race
 from gateway.record import Record
@@ -20,7 +21,7 @@ from gateway.replicas import Lease, Nobody
 from gateway.residency import Clearance
 from gateway.telemetry import Telemetry
 from gateway.upstream import Outcome, Reason, Rejection, from_engine_error
-from gateway.waiting_room import Ticket, WaitingRoom
+from gateway.waiting_room import WaitingRoom
 from gateway.waking import sleeper
 from gateway.wire import Call
 from router.load import Work
@@ -75,9 +76,9 @@ class Dispatcher:
 
     async def _ask(self, errand: Errand, record: Record, deliver: Deliver, asked_with: Mapping[bytes, bytes]) -> bool:
         """One attempt. Returns whether to go on; if not, the answer is given or `errand.failure` is."""
-        if not errand.entered:
+        if not errand.entered and not self._enters_at_once(errand, record, asked_with):
             await self._enter(errand, record, asked_with)
-        lease = self._next(errand, record) or await self._next_in_turn(errand, record, asked_with)
+        lease = self._next(errand, record) or await self._next_in_turn(errand, record)
         if lease is None:
             return await self._awake(errand) or self._fall_back(errand, record)
         try:
@@ -113,37 +114,59 @@ class Dispatcher:
         if deployment.hedging is not None:
             deployment.hedging.share.earn()
 
-    async def _enter(self, errand: Errand, record: Record, asked_with: Mapping[bytes, bytes]) -> None:
-        """Read the prompt, and wait for a place: `errand.lease`, unless nobody can be waited for."""
+    def _enters_at_once(self, errand: Errand, record: Record, asked_with: Mapping[bytes, bytes]) -> bool:
+        """Read the prompt and take a place, as far as nothing has to be waited for: else it goes on with `_enter`."""
         errand.entered = True
         errand.end_turn()
-        deployment, reader = errand.deployment, errand.variant.reader
+        reader = errand.variant.reader
         if reader is not None and (errand.variant.has_choice or self._telemetry.marks_prefixes):
             read = reader.read(errand.call, asked_with, errand.variant.block_sizes)
-            errand.facts = of_prompt(read if isinstance(read, PromptFacts) else await read, reader)
+            if not isinstance(read, PromptFacts):
+                errand.reading = read
+                return False
+            errand.facts = of_prompt(read, reader)
         else:
             errand.facts = rough(errand.call)
-        room = deployment.room
-        if room is None or deployment.fallbacks.get(Reason.OVERLOADED):
-            return
-        ticket = errand.ticket(record, asked_with)
-        if room.lets_pass(record.tenant):
-            claimed = self._chooser.claim(errand, record, strict=False)
-            if isinstance(claimed, Lease):
-                errand.lease = claimed
-                self._telemetry.queue_wait(deployment.name, 0.0)
+        return self._passes(errand, record, asked_with)
+
+    async def _enter(self, errand: Errand, record: Record, asked_with: Mapping[bytes, bytes]) -> None:
+        """Wait until the prompt is read, and for a place: `errand.lease`, unless nobody can be waited for."""
+        reading, reader, room = errand.reading, errand.variant.reader, errand.deployment.room
+        if reading is not None and reader is not None:
+            errand.reading = None
+            errand.facts = of_prompt(await reading, reader)
+            if self._passes(errand, record, asked_with):
                 return
+        assert room is not None
         try:
-            errand.lease = await self._wait(room, ticket, errand, record)
+            errand.lease = await self._wait(room, errand, record)
         except Overloaded as error:
             errand.failed(error.with_traceback(None), Reason.OVERLOADED, final=True)
 
-    async def _wait(self, room: Room, ticket: Ticket, errand: Errand, record: Record) -> Lease | None:
+    def _passes(self, errand: Errand, record: Record, asked_with: Mapping[bytes, bytes]) -> bool:
+        """Whether it need not wait in the queue: there is none for it, or nobody is about and there is a place."""
+        deployment = errand.deployment
+        room = deployment.room
+        if room is None or deployment.fallbacks.get(Reason.OVERLOADED):
+            return True
+        if deployment.queue is not None:
+            errand.priority = priority_of(record.key_name, asked_with, deployment.queue)
+        if not room.lets_pass(record.tenant):
+            return False
+        claimed = self._chooser.claim(errand, record, strict=False)
+        if not isinstance(claimed, Lease):
+            return False
+        errand.lease = claimed
+        self._telemetry.queue_wait(deployment.name, 0.0)
+        return True
+
+    async def _wait(self, room: Room, errand: Errand, record: Record) -> Lease | None:
         """For a place, which is returned, unless nobody can be waited for.
 
         Raises:
             Overloaded: it is not to wait, or has waited too long.
         """
+        ticket = errand.ticket(record.tenant)
         turn = await room.enter(ticket, lambda strict: self._chooser.claim(errand, record, strict=strict))
         errand.turn = turn
         record.queue_position, record.queued_s = turn.position, record.queued_s + turn.queued_s
@@ -166,14 +189,14 @@ class Dispatcher:
             return None
         return lease
 
-    async def _next_in_turn(self, errand: Errand, record: Record, asked_with: Mapping[bytes, bytes]) -> Lease | None:
+    async def _next_in_turn(self, errand: Errand, record: Record) -> Lease | None:
         """A place for one more attempt, waited for, where those not asked yet lack nothing but that (R04)."""
         room = errand.deployment.room
         if room is None or not errand.may_wait_again(self._clock.monotonic()) or not self._may_retry(errand, record):
             return None
         errand.end_turn()
         try:
-            return await self._wait(room, errand.ticket(record, asked_with), errand, record)
+            return await self._wait(room, errand, record)
         except Overloaded:
             return None  # the failure that it met is the answer
 

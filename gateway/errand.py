@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable
 
 import msgspec
 
@@ -10,7 +10,7 @@ from engines.base import EngineRequest, Timeouts
 from gateway.catalog import Deployment, Variant
 from gateway.errors import ApiError, UpstreamTimeout
 from gateway.facts import NOTHING_KNOWN
-from gateway.priority import priority_of
+from gateway.prompts import PromptFacts
 from gateway.record import Record, Usage
 from gateway.replicas import Lease, Nobody, Replica
 from gateway.residency import Clearance
@@ -30,6 +30,7 @@ class Errand:
     queue:   deployments still to be asked; seen: those that were.
     wake_by_s: until when it waits for a pool that sleeps; 0.0: it has met none.
     facts:   what is known of its prompt, for the deployment that is asked now.
+    priority: its class in the queue of that deployment. reading: its prompt, while that is being read.
     entered: whether that deployment has given it a place, or refused one; turn: its turn in the queue; lease: the
              place that came with it.
     cached_tokens, route_reason: of the last choice: how much of the prompt the replica holds, and why it was taken.
@@ -49,7 +50,9 @@ class Errand:
         "first",
         "headers",
         "lease",
+        "priority",
         "queue",
+        "reading",
         "reason",
         "request",
         "route_reason",
@@ -86,6 +89,8 @@ class Errand:
         self.seen: list[Deployment] = []
         self.wake_by_s = 0.0
         self.facts = NOTHING_KNOWN
+        self.priority = 0
+        self.reading: Awaitable[PromptFacts] | None = None
         self.entered = False
         self.turn: Turn[Lease | Nobody] | None = None
         self.lease: Lease | None = None
@@ -157,20 +162,13 @@ class Errand:
             if r not in self.tried
         )
 
-    def ticket(self, record: Record, asked_with: Mapping[bytes, bytes]) -> Ticket:
-        """What it is to the queue.
-
-        Raises:
-            InvalidRequest: it asks for a class that there is not.
-        """
-        facts, deployment = self.facts, self.deployment
-        priority = 0
-        if deployment.queue is not None:
-            priority = priority_of(record.key_name, asked_with, deployment.queue)
+    def ticket(self, tenant: str) -> Ticket:
+        """What it is to the queue."""
+        facts = self.facts
         until_s = None if self.total_s is None else self.started_s + self.total_s
         cost = charge(facts.prompt_tokens, facts.output_tokens)
         group = None if self.tried else (self.variant.name, self.clearance.name)
-        return Ticket(record.tenant, cost, priority, group, until_s=until_s)
+        return Ticket(tenant, cost, self.priority, group, until_s=until_s)
 
     def answered(self, usage: Usage, *, cut: bool) -> None:
         """What it really took. cut: the answer was ended by its limit."""

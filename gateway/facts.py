@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from gateway.prompts import PromptFacts, PromptReader
 from gateway.prompts.lengths import PRIOR_OUTPUT_TOKENS
@@ -14,8 +14,7 @@ from router.prefix import Prefix
 NO_PREFIX = Prefix()
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """What is known of a call's prompt before it is sent.
 
     prompt_tokens, output_tokens: counted, or estimated; the answer's length is always an expectation.

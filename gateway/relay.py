@@ -6,8 +6,9 @@ On the token path stand `Connection.data_received`, `StreamRelay.splice` and the
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from functools import lru_cache
-from typing import Self
+from typing import Any, Self
 
 from engines.base import EngineError, EngineResponse, Operation
 from gateway.clock import Clock
@@ -97,7 +98,7 @@ class Relay:
         if self._keepalive is not None:
             self._keepalive.stop()
 
-    async def deliver(self, response: EngineResponse, work: Work) -> Outcome:
+    def deliver(self, response: EngineResponse, work: Work) -> Coroutine[Any, Any, Outcome]:
         """Take `response` to the client. `work` is told of its first token.
 
         Returns: what the attempt says about the replica. An answer that broke off after its first byte has been
@@ -107,12 +108,15 @@ class Relay:
             Rejection, EngineError: no answer, and nothing but comments was sent.
         """
         if response.status != 200:
-            body = await response.read(MAX_ERROR_BYTES)
-            kind = self._record.engine_kind
-            raise rejection(self._call.operation, response.status, response.headers, body, kind)
+            return self._refused(response)
         if self._keepalive is not None and response.headers.get(b"content-type", b"").startswith(b"text/event-stream"):
-            return await self._stream(response, work, self._keepalive)
-        return await self._whole(response)
+            return self._stream(response, work, self._keepalive)
+        return self._whole(response)
+
+    async def _refused(self, response: EngineResponse) -> Outcome:
+        body = await response.read(MAX_ERROR_BYTES)
+        kind = self._record.engine_kind
+        raise rejection(self._call.operation, response.status, response.headers, body, kind)
 
     async def _whole(self, response: EngineResponse) -> Outcome:
         body = await response.read(MAX_WHOLE_BYTES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from engines.base import Operation
 from gateway.errors import ApiError, MethodNotAllowed
 from gateway.http import Handler, Request, Sink
@@ -65,7 +67,4 @@ class Routes:
 
 
 def _call(reception: Reception, pipeline: Pipeline, operation: Operation) -> Handler:
-    async def serve(request: Request, sink: Sink, record: Record, span: Span) -> None:
-        await pipeline.serve(operation, request, sink, record, span)
-
-    return reception.handler(serve, _GEN_AI_OPERATION[operation])
+    return reception.handler(partial(pipeline.serve, operation), _GEN_AI_OPERATION[operation])

@@ -7,9 +7,10 @@ import enum
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Self, TypeVar
+
+import msgspec
 
 from gateway.clock import Clock
 from gateway.config.queue_options import QueueOptions
@@ -44,8 +45,7 @@ Claim = Callable[[bool], C | Later | None]
 nobody waiting who may come later."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(msgspec.Struct, frozen=True):
     """What a request is to the queue.
 
     cost:       see `router.fair_queue.charge`.

@@ -13,7 +13,8 @@ RECENT_S = 10.0
 class Work:
     """One request's entry in the books of a replica, from its sending to its end. Closed exactly once.
 
-    prompt_tokens, cached_tokens, output_tokens: as predicted when it was sent.
+    prompt_tokens, cached_tokens, uncached_tokens, output_tokens: as predicted when it was sent.
+    pairs: of tokens that attend to each other, as `Speed` counts them.
     streamed: whether its first token shows; that of a whole answer is taken to come when its prefill should be over.
     """
 
@@ -24,9 +25,11 @@ class Work:
         "_took_s",
         "cached_tokens",
         "output_tokens",
+        "pairs",
         "prompt_tokens",
         "sent_s",
         "streamed",
+        "uncached_tokens",
     )
 
     def __init__(
@@ -44,18 +47,11 @@ class Work:
         self._opening = False
         self.prompt_tokens = prompt_tokens
         self.cached_tokens = cached_tokens
+        self.uncached_tokens = prompt_tokens - cached_tokens
+        self.pairs = prompt_tokens * prompt_tokens - cached_tokens * cached_tokens
         self.output_tokens = output_tokens
         self.sent_s = sent_s
         self.streamed = streamed
-
-    @property
-    def uncached_tokens(self) -> int:
-        return self.prompt_tokens - self.cached_tokens
-
-    @property
-    def pairs(self) -> int:
-        """Of tokens that attend to each other, as `Speed` counts them."""
-        return self.prompt_tokens * self.prompt_tokens - self.cached_tokens * self.cached_tokens
 
     def first_token(self, now_s: float) -> None:
         """The prefill is over. Idempotent."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from router.load import ReplicaLoad
 
 
-@dataclass(frozen=True, slots=True)
-class Features:
+class Features(msgspec.Struct, frozen=True):
     """What is known of a request before it is sent, and where its prefix lies.
 
     prompt_tokens: length of the prompt; where nobody can count it, an estimate from its bytes.
