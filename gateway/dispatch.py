@@ -66,36 +66,22 @@ class Dispatcher:
         errand = Errand(deployment, call, clearance, headers, self._clock.monotonic())
         try:
             self._begin(errand, deployment, record)
-            while await self._ask(errand, record, deliver, asked_with):
-                pass
-            if errand.failure is not None:
-                raise self._answer(errand)
+            while True:
+                if not errand.entered and not self._enters_at_once(errand, record, asked_with):
+                    await self._enter(errand, record, asked_with)
+                lease = self._next(errand, record) or await self._next_in_turn(errand, record)
+                if lease is not None:
+                    try:
+                        await self._attempt(lease, errand, record, deliver)
+                        break
+                    except (Rejection, EngineError) as error:
+                        _note(errand, error.with_traceback(None))  # it leads to who holds the exception: a cycle
+                elif not await self._awake(errand) and not self._fall_back(errand, record):
+                    raise self._answer(errand)
+            errand.answered(record.usage, cut=record.finish_reason == "length")
         finally:
             errand.end_turn()
             errand.failure = errand.first = None  # what they lead to holds them: a cycle
-
-    async def _ask(self, errand: Errand, record: Record, deliver: Deliver, asked_with: Mapping[bytes, bytes]) -> bool:
-        """One attempt. Returns whether to go on; if not, the answer is given or `errand.failure` is."""
-        if not errand.entered and not self._enters_at_once(errand, record, asked_with):
-            await self._enter(errand, record, asked_with)
-        lease = self._next(errand, record) or await self._next_in_turn(errand, record)
-        if lease is None:
-            return await self._awake(errand) or self._fall_back(errand, record)
-        try:
-            await self._attempt(lease, errand, record, deliver)
-            errand.answered(record.usage, cut=record.finish_reason == "length")
-            return False
-        except Rejection as rejected:
-            rejected.__traceback__ = None  # it leads to who holds the exception: a cycle
-            errand.failed(rejected.error, rejected.reason, final=rejected.outcome is Outcome.FINE)
-        except EngineError as error:
-            error.__traceback__ = None
-            no_time_left = isinstance(error, EngineTimeout) and error.phase == "total"
-            # A local name for the error would make a cycle of it and this frame.
-            errand.failed(
-                errand.out_of_time() if no_time_left else from_engine_error(error), Reason.ERROR, final=no_time_left
-            )
-        return True
 
     def _begin(self, errand: Errand, deployment: Deployment, record: Record) -> None:
         """From now on it is `deployment` that is asked."""
@@ -322,6 +308,16 @@ class Dispatcher:
         error = errand.failure if errand.reason is Reason.REQUEST else errand.first or errand.failure
         assert error is not None
         return error
+
+
+def _note(errand: Errand, error: Rejection | EngineError) -> None:
+    """An attempt gave no answer."""
+    if isinstance(error, Rejection):
+        errand.failed(error.error, error.reason, final=error.outcome is Outcome.FINE)
+    elif isinstance(error, EngineTimeout) and error.phase == "total":
+        errand.failed(errand.out_of_time(), Reason.ERROR, final=True)
+    else:
+        errand.failed(from_engine_error(error), Reason.ERROR, final=False)
 
 
 def not_allowed(deployment: Deployment, clearance: Clearance) -> ApiError:

@@ -6,13 +6,13 @@ import math
 import operator
 import random
 from collections.abc import Iterable
-from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.catalog import Variant
 from gateway.config import Telemetry as Options
