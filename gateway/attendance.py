@@ -47,4 +47,5 @@ class Attendance:
         slot, replica.slot = replica.slot, None
         if slot is not None:
             self._index.close(slot)
+        replica.load.speed.leave()
         await replica.engine.aclose()

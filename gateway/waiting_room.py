@@ -7,10 +7,9 @@ import enum
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Self, TypeVar
-
-import msgspec
 
 from gateway.clock import Clock
 from gateway.config.queue_options import QueueOptions
@@ -45,7 +44,8 @@ Claim = Callable[[bool], C | Later | None]
 nobody waiting who may come later."""
 
 
-class Ticket(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Ticket:
     """What a request is to the queue.
 
     cost:       see `router.fair_queue.charge`.

@@ -16,7 +16,8 @@ of a prompt of 50 tokens: so what does not show for thousands of requests, as a 
 EAGER, EVERY = 32, 8
 """The figures follow each of the first observations, then every eighth."""
 PEERS = 4.0
-"""What is known of its family weighs as much in a replica's own figure as so many observations."""
+"""What is known of its family weighs as much in a replica's own figure as so many observations. The fixed time is part
+of their weight: what chance adds to it is no sign of speed, and of short prompts it is nearly all."""
 MOST = 10.0
 """A first token that took so many times longer than predicted waited for something else than prefills."""
 SETTLE = 0.05
@@ -32,7 +33,7 @@ class Family:
     one replica's observations say is little, and much of it chance.
     """
 
-    __slots__ = ("_sums", "_times", "figures", "observations")
+    __slots__ = ("_sums", "_times", "figures", "members", "observations")
 
     def __init__(
         self,
@@ -43,16 +44,30 @@ class Family:
     ) -> None:
         self.figures = [s_per_token * TOKENS, s_per_pair * PAIRS, s_per_request, fixed_s]
         self.observations = 0
-        prior = (0.25, 6e-4, 0.02, 1.0)  # a prompt of 500 tokens that found nothing ahead
-        self._sums = [[prior[i] if i == j else 0.0 for j in range(4)] for i in range(4)]
-        self._times = [prior[i] * self.figures[i] for i in range(4)]
+        self.members: list[Speed] = []
+        """Who is to hear of new figures."""
+        self._believe(self.figures)
 
     def __repr__(self) -> str:
         return f"<Family figures={[f'{figure:.3g}' for figure in self.figures]} observations={self.observations}>"
 
+    def _believe(self, figures: list[float]) -> None:
+        """Before anything is observed."""
+        prior = (0.25, 6e-4, 0.02, 1.0)  # a prompt of 500 tokens that found nothing ahead
+        self._sums = [[prior[i] if i == j else 0.0 for j in range(4)] for i in range(4)]
+        self._times = [prior[i] * figures[i] for i in range(4)]
+        self.figures = figures
+
     @property
     def fixed_s(self) -> float:
         return self.figures[3]
+
+    def begin_like(self, others: Sequence[Speed]) -> None:
+        """Take over what is known of `others`, if nothing is known here."""
+        if not self.observations:
+            known = [(o.s_per_token * TOKENS, o.s_per_pair * PAIRS, o.s_per_request, o.fixed_s) for o in others]
+            self._believe([sum(column) / len(others) for column in zip(*known, strict=True)])
+            self._tell()
 
     def prefill_s(self, prompt_tokens: int, cached_tokens: int) -> float:
         """Seconds of a prompt's prefill, without the fixed time."""
@@ -73,6 +88,11 @@ class Family:
             sums[i] += BELIEF[i]
         if self.observations < EAGER or not self.observations % EVERY:
             self.figures = _least_squares(self._sums, times)
+            self._tell()
+
+    def _tell(self) -> None:
+        for member in self.members:
+            member.follow()
 
 
 def _least_squares(sums: Sequence[Sequence[float]], times: Sequence[float]) -> list[float]:
@@ -121,6 +141,7 @@ class Speed:
         "_apart_s",
         "_family",
         "_predicted_s",
+        "_times",
         "_took_s",
         "fixed_s",
         "observations",
@@ -138,8 +159,11 @@ class Speed:
     ) -> None:
         self._family = Family(s_per_token, s_per_pair, 0.0, fixed_s) if family is None else family
         self._took_s = self._predicted_s = self._apart_s = 0.0
+        self._times = 1.0
+        """So many times slower than its family."""
         self.observations = 0
-        self._take(1.0)
+        self._family.members.append(self)
+        self.follow()
 
     def __repr__(self) -> str:
         return (
@@ -149,10 +173,12 @@ class Speed:
 
     def begin_like(self, others: Sequence[Speed]) -> None:
         """Take over what is known of `others`, to begin with."""
-        if not self._family.observations:
-            figures = [(o.s_per_token, o.s_per_pair, o.s_per_request, o.fixed_s) for o in others]
-            self._family = Family(*(sum(column) / len(others) for column in zip(*figures, strict=True)))
-        self._take(1.0)
+        self._family.begin_like(others)
+
+    def leave(self) -> None:
+        """Its replica is gone: the family need not tell it anything more. Idempotent."""
+        if self in self._family.members:
+            self._family.members.remove(self)
 
     def prefill_s(self, prompt_tokens: int, cached_tokens: int) -> float:
         """Seconds of a prompt's prefill, without the fixed time."""
@@ -175,11 +201,14 @@ class Speed:
             took_s = max(0.0, took_s - self.fixed_s)
         self._took_s = self._took_s * FORGET + took_s
         self._predicted_s = self._predicted_s * FORGET + predicted_s
-        peers_s = PEERS * predicted_s
+        peers_s = PEERS * (predicted_s + family.fixed_s)
         known_s = self._predicted_s + peers_s
-        self._take((self._took_s + peers_s) / known_s if known_s > 0.0 else 1.0)
+        self._times = (self._took_s + peers_s) / known_s if known_s > 0.0 else 1.0
+        self.follow()
 
-    def _take(self, times: float) -> None:
+    def follow(self) -> None:
+        """Its family's figures are these now."""
+        times = self._times
         per_token, per_pair, per_request, fixed_s = self._family.figures
         self.s_per_token = max(times * per_token / TOKENS, 1e-9)
         self.s_per_pair = times * per_pair / PAIRS

@@ -23,10 +23,37 @@ def test_a_replica_of_which_nothing_was_seen_is_as_fast_as_its_family() -> None:
     family = Family()
     seen, unseen = Speed(family=family), Speed(family=family)
     teach(seen, random.Random(1), 200)
-    unseen.begin_like([seen])
     assert unseen.observations == 0
     assert unseen.prefill_s(5000, 1000) == pytest.approx(seen.prefill_s(5000, 1000), rel=0.02)
     assert seen.s_per_request == pytest.approx(0.05, rel=0.2)
+
+
+def test_one_that_left_hears_no_more_of_its_family() -> None:
+    family = Family()
+    seen, gone = Speed(family=family), Speed(family=family)
+    before_s = gone.prefill_s(5000, 1000)
+    gone.leave()
+    gone.leave()
+    teach(seen, random.Random(1), 50)
+    assert gone.prefill_s(5000, 1000) == before_s
+    assert family.members == [seen]
+
+
+def test_a_family_that_has_seen_nothing_begins_like_another() -> None:
+    known, new = Speed(), Speed()
+    teach(known, random.Random(1), 200)
+    new.begin_like([known])
+    assert new.prefill_s(5000, 1000) == pytest.approx(known.prefill_s(5000, 1000), rel=0.02)
+    teach(known, random.Random(2), 20, times=3.0)
+    assert new.prefill_s(5000, 1000) < known.prefill_s(5000, 1000)
+
+
+def test_chance_in_short_prompts_is_no_sign_of_speed() -> None:
+    """R04: one late answer of ten tokens sends nobody to a replica that hangs."""
+    family = Family()
+    late, other = Speed(family=family), Speed(family=family)
+    late.learn(0.030, 10, 0, opening=True)
+    assert late.prefill_s(10, 0) < 1.5 * other.prefill_s(10, 0)
 
 
 def test_a_slower_one_among_them_is_told_apart() -> None:
