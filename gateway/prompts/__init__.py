@@ -3,7 +3,8 @@
 from gateway.prompts.facts import PromptFacts
 from gateway.prompts.keys import chain, first_seed
 from gateway.prompts.lengths import Lengths
-from gateway.prompts.reader import PromptReader, PromptThread
+from gateway.prompts.reader import PromptReader
+from gateway.prompts.thread import PromptThread
 from gateway.prompts.variants import open_reader
 
 __all__ = ["Lengths", "PromptFacts", "PromptReader", "PromptThread", "chain", "first_seed", "open_reader"]

@@ -5,92 +5,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from gateway.prompts.body import MEDIA_TOKENS, Prompt, read_prompt
 from gateway.prompts.facts import PromptFacts
 from gateway.prompts.keys import TOKEN_BYTES, KeyMemo, first_seed
 from gateway.prompts.lengths import Lengths
+from gateway.prompts.thread import KEY_MEMO_BYTES, PromptThread
 from gateway.wire import Call
 
 if TYPE_CHECKING:
     from gateway.prompts.tokenizer import ChatTokenizer
 
 logger = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
 
 BLOCK_BYTES = 256
 """Without token ids: bytes to a block."""
 INLINE_BYTES = 256 * 1024
 """A body up to this size is read on the event loop if there is no tokenizer: well under half a millisecond."""
+INLINE_TOKENIZED_BYTES = 64 * 1024
+"""A body up to this size is rendered on the event loop, and tokenized there if few of its characters are new."""
+INLINE_CHARS = 4096
+"""So many: half a millisecond. A thread that has to fight engines for a core can take a tenth of a second to begin."""
 MAX_TOKENIZED_BYTES = 1024 * 1024
 """A larger body is keyed by its bytes: its rendering alone would take too long."""
-MAX_PENDING = 16
-"""With so many prompts waiting for the thread, or one that takes too long, the next is keyed by its bytes at once."""
-LIMIT_S = 0.020
-PATIENCE = 5.0
-"""So many times the limit is waited: others may need the cores, as engines on the same machine do."""
 _WORK_SHARE = 0.75
 """After this share of the limit the thread begins no more work: what it has by then arrives in time."""
-MEMO_BYTES = 64 * 1024 * 1024
-KEY_MEMO_BYTES = 8 * 1024 * 1024
 DEFAULT_BLOCK_TOKENS = (16,)
-
-
-class PromptThread:
-    """The one thread in which tokenizers run, and what they share. Whoever builds it closes it.
-
-    limit_s: a prompt that takes the thread longer is keyed by its bytes. None is held up for more than `PATIENCE` times
-        as long, whatever else the machine does.
-    memo_bytes: memory of each tokenizer for what it has encoded.
-    """
-
-    def __init__(self, limit_s: float = LIMIT_S, memo_bytes: int = MEMO_BYTES) -> None:
-        self.limit_s = limit_s
-        self.patience_s = limit_s * PATIENCE
-        self._memo_bytes = memo_bytes
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="prompts")
-        self._loads: dict[tuple[Path, Path | None], Future[ChatTokenizer]] = {}
-        self._began_s = 0.0
-        """When the thread began what it is doing; 0: it does nothing."""
-        self.pending = 0
-        """Prompts that wait, or are being read."""
-        self.memo = KeyMemo(KEY_MEMO_BYTES)
-        """Of the thread."""
-
-    def __repr__(self) -> str:
-        return f"<PromptThread pending={self.pending} tokenizers={len(self._loads)}>"
-
-    def load(self, path: Path, chat_template: Path | None = None) -> Future[ChatTokenizer]:
-        """The tokenizer that lies there, as soon as the thread has read it; the same one for all who ask."""
-        name = (path, chat_template)
-        if name not in self._loads:
-            self._loads[name] = self._executor.submit(self._run, lambda: _load(path, chat_template, self._memo_bytes))
-        return self._loads[name]
-
-    def submit(self, job: Callable[[], PromptFacts]) -> Future[PromptFacts] | None:
-        """None: it would wait too long, or the thread is closed."""
-        began_s = self._began_s
-        if self.pending >= MAX_PENDING or (began_s and time.monotonic() - began_s > self.patience_s):
-            return None
-        try:
-            return self._executor.submit(self._run, job)
-        except RuntimeError:
-            return None
-
-    def _run(self, job: Callable[[], _Result]) -> _Result:
-        self._began_s = time.monotonic()
-        try:
-            return job()
-        finally:
-            self._began_s = 0.0
-
-    def close(self) -> None:
-        """What waits is dropped. Returns at once; the thread ends with what it has begun."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
 
 
 class PromptReader:
@@ -138,13 +81,22 @@ class PromptReader:
             block_tokens: sizes of the engines' KV blocks, the first for `PromptFacts.keys`; senseless ones are 16.
 
         Returns:
-            The facts, at once where there is no tokenizer and the body is small; else within the thread's limit.
+            The facts, at once where little is to be done; else within the thread's limit.
         """
         if not block_tokens or min(block_tokens) <= 0:
             block_tokens = DEFAULT_BLOCK_TOKENS
         tokenizer = self._tokenizer if len(call.body) <= MAX_TOKENIZED_BYTES else None
         if tokenizer is None and len(call.body) <= INLINE_BYTES:
             return self._by_bytes(call, headers, block_tokens, self._memo)
+        if tokenizer is not None and len(call.body) <= INLINE_TOKENIZED_BYTES:
+            try:
+                facts = self._thread.at_once(
+                    lambda: self._tokenized(tokenizer, call, headers, block_tokens, INLINE_CHARS)
+                )
+            except Exception:
+                return self._unreadable(call, headers, block_tokens)
+            if facts is not None:
+                return facts
         return self._elsewhere(tokenizer, call, headers, block_tokens)
 
     def learn(
@@ -192,10 +144,13 @@ class PromptReader:
         except TimeoutError:
             return self._late(call, headers, block_tokens)
         except Exception:
-            logger.exception("%s: a prompt could not be read", self._name)
-            return self._late(call, headers, block_tokens)
+            return self._unreadable(call, headers, block_tokens)
         finally:
             thread.pending -= 1
+
+    def _unreadable(self, call: Call, headers: Mapping[bytes, bytes], block_tokens: Sequence[int]) -> PromptFacts:
+        logger.exception("%s: a prompt could not be read", self._name)
+        return self._late(call, headers, block_tokens)
 
     def _late(self, call: Call, headers: Mapping[bytes, bytes], block_tokens: Sequence[int]) -> PromptFacts:
         if len(call.body) <= INLINE_BYTES:
@@ -212,14 +167,31 @@ class PromptReader:
     ) -> PromptFacts:
         if time.monotonic() >= until_s:
             return self._unread(call)  # nobody waits for it any more
+        if tokenizer is None:
+            return self._by_bytes(call, headers, block_tokens, self._thread.memo)
+        facts = self._tokenized(tokenizer, call, headers, block_tokens)
+        assert facts is not None
+        return facts
+
+    def _tokenized(
+        self,
+        tokenizer: ChatTokenizer,
+        call: Call,
+        headers: Mapping[bytes, bytes],
+        block_tokens: Sequence[int],
+        most_chars: int | None = None,
+    ) -> PromptFacts | None:
+        """None: more than `most_chars` would have to be tokenized for it."""
         memo = self._thread.memo
-        prompt = None if tokenizer is None else read_prompt(call.operation, call.body, headers)
-        if tokenizer is None or prompt is None or prompt.token_ids or prompt.media:
+        prompt = read_prompt(call.operation, call.body, headers)
+        if prompt is None or prompt.token_ids or prompt.media:
             return self._by_bytes(call, headers, block_tokens, memo)
         deadline_s = time.thread_time() + self._thread.limit_s * _WORK_SHARE
-        encoded = tokenizer.encode(call.operation, call.body, deadline_s)
+        encoded = tokenizer.encode(call.operation, call.body, deadline_s, most_chars)
         if encoded is None:
             return self._by_bytes(call, headers, block_tokens, memo)
+        if encoded.rest_chars and most_chars is not None:
+            return None
         others = self._lengths.prompt_tokens(encoded.rest_chars + prompt.text_bytes - len(prompt.data))
         others += prompt.id_count
         return self._facts(prompt, encoded.ids, others, block_tokens, memo)
@@ -269,9 +241,3 @@ class PromptReader:
 
     def _unread(self, call: Call) -> PromptFacts:
         return PromptFacts(prompt_tokens=self._lengths.prompt_tokens(len(call.body)), adapter=self._adapter)
-
-
-def _load(path: Path, chat_template: Path | None, max_bytes: int) -> ChatTokenizer:
-    from gateway.prompts.tokenizer import load_tokenizer  # and with it Jinja
-
-    return load_tokenizer(path, chat_template, max_bytes)

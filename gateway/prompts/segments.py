@@ -62,13 +62,17 @@ class SegmentEncoder:
         cuts = "cuts" if self._cutter else "whole"
         return f"<SegmentEncoder {cuts} segments={len(self._known)} held_bytes={self._held_bytes}/{self._max_bytes}>"
 
-    def encode(self, text: str, deadline_s: float) -> Encoded:
-        """The ids of the text without those that a post-processor adds, as far as they are had by the deadline."""
+    def encode(self, text: str, deadline_s: float, most_chars: int | None = None) -> Encoded:
+        """The ids of the text without those that a post-processor adds, as far as they are had by the deadline.
+
+        most_chars: nothing is encoded if more than this is not remembered; None: whatever it takes.
+        """
         segments = list(self._segments(text))
         found = [self._recall(name) for name, _, _ in segments]
         missing = [index for index, ids in enumerate(found) if ids is None]
+        too_much = most_chars is not None and sum([len(segments[index][2]) for index in missing]) > most_chars
         while missing:
-            if self._now_s() >= deadline_s:
+            if too_much or self._now_s() >= deadline_s:
                 first = missing[0]
                 encoded = b"".join(ids for ids in found[:first] if ids is not None)
                 return Encoded(encoded, sum(len(segment) for _, _, segment in segments[first:]))

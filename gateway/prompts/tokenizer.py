@@ -53,7 +53,7 @@ class _TokenizerConfig(msgspec.Struct):
 
 
 class ChatTokenizer:
-    """Not thread-safe: one thread has it to itself.
+    """Not thread-safe: one thread at a time has it to itself.
 
     tokenizer: as it is in the folder.
     templates: by name; `default`, and perhaps `tool_use`. Empty: chats cannot be rendered.
@@ -79,10 +79,13 @@ class ChatTokenizer:
     def __repr__(self) -> str:
         return f"<ChatTokenizer templates={sorted(self._templates)} {self._encoder!r}>"
 
-    def encode(self, operation: Operation, body: bytes, deadline_s: float) -> Encoded | None:
+    def encode(
+        self, operation: Operation, body: bytes, deadline_s: float, most_chars: int | None = None
+    ) -> Encoded | None:
         """The ids of the body's prompt, of several the first's; None: they cannot be known here.
 
         What there is no time for until `deadline_s`, on the clock `now_s`, is left out; `Encoded.rest_chars` says so.
+        So it is with a prompt of which more than `most_chars` are not remembered.
         """
         try:
             fields = msgspec.json.decode(body, type=dict[str, object])
@@ -95,7 +98,7 @@ class ChatTokenizer:
         except (Unrenderable, ValueError, RecursionError):
             return None
         frame = fields.get("add_special_tokens", operation is not Operation.CHAT)
-        return self._framed(self._encoder.encode(text, deadline_s), framed=frame is True)
+        return self._framed(self._encoder.encode(text, deadline_s, most_chars), framed=frame is True)
 
     def _render(self, fields: dict[str, object]) -> str:
         template = self._templates.get("tool_use") if fields.get("tools") is not None else None

@@ -8,7 +8,8 @@ from pathlib import Path
 from gateway.config import EngineOptions, Pool, Variant
 from gateway.config.prompt_options import NO_TOKENIZER
 from gateway.prompts.lengths import Lengths
-from gateway.prompts.reader import PromptReader, PromptThread
+from gateway.prompts.reader import PromptReader
+from gateway.prompts.thread import PromptThread
 
 _READ_FOLDERS = frozenset({"vllm", "transformers", "onnx"})
 """Engines whose `model` may be a folder with a tokenizer."""

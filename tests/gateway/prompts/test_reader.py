@@ -15,7 +15,8 @@ import pytest
 from engines.base import Operation
 from gateway.prompts import Lengths, PromptFacts, PromptReader, PromptThread, chain, first_seed
 from gateway.prompts.body import MEDIA_TOKENS, id_bytes
-from gateway.prompts.reader import INLINE_BYTES, MAX_PENDING, MAX_TOKENIZED_BYTES
+from gateway.prompts.reader import INLINE_BYTES, INLINE_CHARS, MAX_TOKENIZED_BYTES
+from gateway.prompts.thread import MAX_PENDING
 from gateway.wire import Call
 from tests.gateway.prompts.bodies import call, chat
 from tests.gateway.prompts.test_body import HOSTILE
@@ -53,8 +54,8 @@ async def facts_of(reader: PromptReader, request: Call, *sizes: int) -> PromptFa
     return facts if isinstance(facts, PromptFacts) else await facts
 
 
-def at_once(reader: PromptReader, request: Call) -> PromptFacts:
-    facts = reader.read(request, {})
+def at_once(reader: PromptReader, request: Call, sizes: tuple[int, ...] = (16,)) -> PromptFacts:
+    facts = reader.read(request, {}, sizes)
     assert isinstance(facts, PromptFacts)
     return facts
 
@@ -149,9 +150,7 @@ async def test_token_ids_of_the_caller_need_no_tokenizer(thread: PromptThread, t
 async def test_block_sizes_that_make_no_sense_are_not_used(tokens: PromptReader) -> None:
     usual = await facts_of(tokens, chat(LONG))
     for sizes in ((), (0,), (16, -1)):
-        waiting = tokens.read(chat(LONG), {}, sizes)
-        assert not isinstance(waiting, PromptFacts)
-        assert (await waiting).keys == usual.keys
+        assert at_once(tokens, chat(LONG), sizes).keys == usual.keys
     assert usual.keys_for(0) == ()
 
 
@@ -231,6 +230,29 @@ async def test_a_caller_that_goes_away_leaves_nothing_behind(thread: PromptThrea
 async def test_after_closing_prompts_are_keyed_by_their_bytes(thread: PromptThread, tokens: PromptReader) -> None:
     thread.close()
     assert not (await facts_of(tokens, chat(LONG))).exact
+
+
+async def test_what_is_new_and_long_is_tokenized_in_the_thread_and_what_little_follows_at_once(
+    tokens: PromptReader,
+) -> None:
+    long = "word " * INLINE_CHARS
+    waiting = tokens.read(chat(long), {})
+    assert not isinstance(waiting, PromptFacts)
+    first = await waiting
+    turns = [{"role": "user", "content": long}, {"role": "assistant", "content": "yes"}]
+    again = at_once(tokens, call({"messages": [*turns, {"role": "user", "content": "and?"}]}))
+    assert again.exact
+    assert shared(first, again) >= len(first.keys) - 1
+
+
+async def test_while_the_thread_is_at_work_no_tokenizer_is_used_beside_it(
+    thread: PromptThread, tokens: PromptReader
+) -> None:
+    gate = Gate(thread)
+    waiting = tokens.read(chat("hello"), {})
+    assert not isinstance(waiting, PromptFacts)
+    gate.open()
+    assert (await waiting).exact
 
 
 async def test_a_large_body_is_read_in_the_thread(thread: PromptThread) -> None:

@@ -76,9 +76,8 @@ async def test_a_variants_reader_has_its_tokenizer_and_its_adapter(folder: Path)
     (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     reader = open_reader(thread, Lengths(), "chat/main", variant, {})
     await asyncio.wrap_future(thread.load(folder))
-    waiting = reader.read(chat("hello"), {})
-    assert not isinstance(waiting, PromptFacts)
-    facts = await waiting
+    facts = reader.read(chat("hello"), {})
+    assert isinstance(facts, PromptFacts)
     assert (facts.exact, facts.adapter) == (True, "sql")
     thread.close()
 
