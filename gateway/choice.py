@@ -100,14 +100,12 @@ class Chooser:
         eligible = self.eligible(errand, now_s)
         if not eligible:
             return nowhere if may_be_waited_for(errand.replicas, now_s) else NOBODY
-        if hold_over_s is None:
-            return self._lease(errand, self._choose(errand, eligible, now_s), record, now_s)
-        if climb is not None and climb.spilling:
+        if climb is not None and climb.spilling and hold_over_s is not None:
             eligible = [r for r in eligible if has_room(r.load, now_s, hold_over_s)]
             if not eligible:
                 return nowhere
         chosen = self._choose(errand, eligible, now_s)
-        if has_room(chosen.load, now_s, hold_over_s):
+        if hold_over_s is None or has_room(chosen.load, now_s, hold_over_s):
             return self._lease(errand, chosen, record, now_s)
         return LATER if any(has_room(r.load, now_s, hold_over_s) for r in eligible) else nowhere
 
