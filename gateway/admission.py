@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -52,20 +51,21 @@ class _Slot:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.settle(Usage())
+        if self._ledger is not None:
+            self.settle(Usage())
 
 
 class LocalLedger:
     """Counts requests in flight per key in this worker, and refuses what is over `max_parallel`."""
 
     def __init__(self) -> None:
-        self._in_flight: Counter[str] = Counter()
+        self._in_flight: dict[str, int] = {}
 
     def __repr__(self) -> str:
-        return f"<LocalLedger in_flight={dict(self._in_flight)}>"
+        return f"<LocalLedger in_flight={self._in_flight}>"
 
     async def reserve(self, caller: Caller, call: Call) -> _Slot:
-        held = self._in_flight[caller.key_name]
+        held = self._in_flight.get(caller.key_name, 0)
         if caller.max_parallel is not None and held >= caller.max_parallel:
             message = (
                 f"Key {caller.key_name!r} already has {held} requests in flight; "

@@ -78,10 +78,11 @@ class Reception:
 
     def _open(self, request: Request, operation: str) -> Record:
         given = request.headers.get(b"x-request-id")
-        trusted = given is not None and _REQUEST_ID.fullmatch(given)
+        trusted = given is not None and _REQUEST_ID.fullmatch(given) is not None
         record = Record(
             request_id=given.decode("ascii") if given is not None and trusted else self._new_id(),
             started_s=self._clock.monotonic(),
+            own_id=not trusted,
             method=request.method.decode("latin-1"),
             path=request.path,
             operation=operation,

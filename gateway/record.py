@@ -91,6 +91,8 @@ class Record(msgspec.Struct):
     ended_s: float = 0.0
     traceparent: str = ""
     """As received from the client."""
+    own_id: bool = False
+    """Whether the gateway made `request_id` up itself."""
 
     def note(self, error: ApiError) -> None:
         self.error_type = error.code

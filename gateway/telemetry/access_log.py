@@ -118,7 +118,7 @@ class AccessLog:
         overhead_s = duration_s - record.upstream_s
         return Line(
             self._stamp.now(),
-            self._id(record.request_id),
+            record.request_id if record.own_id else self._id(record.request_id),
             record.method,
             self._text(record.path),
             record.status,
@@ -131,7 +131,7 @@ class AccessLog:
             record.variant,
             record.pool,
             record.replica,
-            self._text(record.error_type),
+            self._text(record.error_type) if record.error_type else "",
             record.stream,
             round((first_s - started_s) * 1e3, 3) if first_s else None,
             usage.prompt_tokens,
