@@ -48,6 +48,13 @@ def test_a_family_that_has_seen_nothing_begins_like_another() -> None:
     assert new.prefill_s(5000, 1000) < known.prefill_s(5000, 1000)
 
 
+def test_what_the_first_prompt_took_is_put_down_to_its_tokens() -> None:
+    """A prefix that is cached is worth something from the second prompt on."""
+    speed = Speed()
+    speed.learn(1.1, 500, 0, opening=True)
+    assert speed.prefill_s(500, 450) < 0.35 * speed.prefill_s(500, 0)
+
+
 def test_chance_in_short_prompts_is_no_sign_of_speed() -> None:
     """R04: one late answer of ten tokens sends nobody to a replica that hangs."""
     family = Family()
