@@ -18,6 +18,9 @@ EAGER, EVERY = 32, 8
 PEERS = 4.0
 """What is known of its family weighs as much in a replica's own figure as so many observations. The fixed time is part
 of their weight: what chance adds to it is no sign of speed, and of short prompts it is nearly all."""
+CHANCE = 4.0
+"""Of the variance of a replica's own figure: what lies within two standard errors of its family's is taken for chance.
+Believed, it would send more to some of equal replicas than to others."""
 MOST = 10.0
 """A first token that took so many times longer than predicted waited for something else than prefills."""
 SETTLE = 0.05
@@ -127,6 +130,14 @@ def _solved(rows: list[list[float]]) -> list[float]:
     return found
 
 
+def _beyond_chance(times: float, variance: float) -> float:
+    """`times`, as far as it differs from 1 by more than chance would have it."""
+    apart = times - 1.0
+    if not apart:
+        return 1.0
+    return 1.0 + apart * apart**4 / (apart**4 + (CHANCE * variance) ** 2)
+
+
 class Speed:
     """One replica's: its family's, so many times slower.
 
@@ -141,6 +152,7 @@ class Speed:
     __slots__ = (
         "_apart_s",
         "_family",
+        "_noise",
         "_predicted_s",
         "_times",
         "_took_s",
@@ -159,7 +171,7 @@ class Speed:
         family: Family | None = None,
     ) -> None:
         self._family = Family(s_per_token, s_per_pair, 0.0, fixed_s) if family is None else family
-        self._took_s = self._predicted_s = self._apart_s = 0.0
+        self._took_s = self._predicted_s = self._apart_s = self._noise = 0.0
         self._times = 1.0
         """So many times slower than its family."""
         self.observations = 0
@@ -202,10 +214,12 @@ class Speed:
             took_s = max(0.0, took_s - self.fixed_s)
         self._took_s = self._took_s * FORGET + took_s
         self._predicted_s = self._predicted_s * FORGET + predicted_s
+        self._noise = self._noise * FORGET * FORGET + (took_s - self._times * predicted_s) ** 2
         peers_s = PEERS * (predicted_s + family.fixed_s)
         known_s = self._predicted_s + peers_s
-        self._times = (self._took_s + peers_s) / known_s if known_s > 0.0 else 1.0
-        self.follow()
+        if known_s > 0.0:
+            self._times = _beyond_chance((self._took_s + peers_s) / known_s, self._noise / known_s**2)
+            self.follow()
 
     def follow(self) -> None:
         """Its family's figures are these now."""

@@ -103,7 +103,7 @@ async def test_a13_a_request_that_does_not_arrive_is_given_up(sent: bytes, setti
         with Watch() as watch:
             answer = await wire.answer()
         assert (answer.status, answer.error["type"]) == (408, "timeout_error")
-        assert watch.elapsed_s < 1.0
+        assert watch.within(1.0)
 
 
 async def test_a13_a_head_that_drips_is_given_up() -> None:
@@ -125,7 +125,7 @@ async def test_a13_a_head_that_drips_is_given_up() -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert answer.status == 408
-        assert watch.elapsed_s < 1.5
+        assert watch.within(1.5)
 
 
 async def test_a13_a_connection_without_a_request_is_closed() -> None:
@@ -136,7 +136,7 @@ async def test_a13_a_connection_without_a_request_is_closed() -> None:
     ):
         with Watch() as watch:
             assert await wire.rest() == (b"", False)
-        assert watch.elapsed_s < 1.0
+        assert watch.within(1.0)
 
 
 async def test_a13_a_client_that_does_not_read_stops_the_engine_and_loses_nothing() -> None:
@@ -201,4 +201,4 @@ async def test_a13_a_stuck_reader_stalls_nobody_else() -> None:
         for _ in range(20):
             with Watch() as watch:
                 assert (await server.post(CHAT, streamed())).status_code == 200
-            assert watch.elapsed_s < 1.0
+            assert watch.within(1.0)

@@ -36,7 +36,7 @@ async def test_a19_with_every_replica_down_the_answer_comes_within_50_ms(body: J
                 error = answer.json()["error"]
                 assert (error["type"], error["code"]) == ("server_error", "no_healthy_backend")
                 assert 1 <= int(answer.headers["retry-after"]) <= 120
-                assert watch.elapsed_s < 0.05
+                assert watch.within(0.05)
             assert not any(r.breaker.allows(asyncio.get_running_loop().time()) for r in server.gateway.replicas)
 
 
@@ -49,7 +49,7 @@ async def test_a19_replicas_that_take_no_connection_cost_time_only_until_they_ar
             with Watch() as watch:
                 answer = await client.post(CHAT, json=chat())
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "no_healthy_backend")
-            assert watch.elapsed_s < 0.05
+            assert watch.within(0.05)
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 4])
@@ -87,7 +87,7 @@ async def test_a19_a_deadline_bounds_retries() -> None:
             for task in played:
                 task.cancel()
         assert answer.status_code == 504
-        assert 0.35 < watch.elapsed_s < 0.5
+        assert watch.between(0.35, 0.5)
         assert three.waiting == 0
 
 

@@ -73,6 +73,17 @@ def test_a_slower_one_among_them_is_told_apart() -> None:
     assert slow.prefill_s(8000, 0) / fast.prefill_s(8000, 0) == pytest.approx(2.0, rel=0.15)
 
 
+def test_equal_replicas_are_taken_for_equal_though_their_times_scatter() -> None:
+    family, rng = Family(), random.Random(5)
+    replicas = [Speed(family=family) for _ in range(8)]
+    for _ in range(400):
+        prompt = rng.randrange(200, 2000)
+        took_s = (0.05 + 1e-4 * prompt) * rng.lognormvariate(0.0, 0.6)
+        rng.choice(replicas).learn(took_s, prompt, 0, opening=False)
+    predicted = [one.prefill_s(1000, 0) for one in replicas]
+    assert max(predicted) < 1.1 * min(predicted)
+
+
 def test_what_waited_for_something_else_than_prefills_does_not_spoil_what_is_known() -> None:
     speed, rng = Speed(), random.Random(3)
     teach(speed, rng, 100)
