@@ -50,7 +50,7 @@ SERVER = Server(
                 {
                     "name": "text_input",
                     "datatype": "BYTES",
-                    "shape": ["{{ input | length }}"],
+                    "shape": ["{{ input | length }}", 1],
                     "data": "{{ input }}",
                 }
             ]

@@ -1,6 +1,8 @@
-"""Real classic model servers from PyPI behind the gateway: MLServer (KServe V2), TorchServe, and Azure ML's own server.
+"""Real classic model servers from PyPI behind the gateway: Triton, MLServer (both KServe V2), TorchServe, and Azure
+ML's own server.
 
 Each runs a few lines that answer without a model. TorchServe needs Java; it wants torch only to know its tensors.
+Triton comes with PyTriton.
 """
 
 from __future__ import annotations
@@ -57,6 +59,36 @@ MLSERVER_TEMPLATE = {
     "request": {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["{{ prompt }}"]}]},
     "answer": "outputs.0.data.0",
 }
+TRITON_SERVER = """
+import sys
+import numpy
+from pytriton.decorators import batch
+from pytriton.model_config import ModelConfig, Tensor
+from pytriton.triton import Triton, TritonConfig
+
+def chat(requests):
+    (request,) = requests
+    text = request.data["text_input"].flatten()[0].decode()
+    if "boom" in text:
+        raise ValueError("boom")
+    words = ("eins ", "zwei ", "fünf") if request.parameters.get("stream") else ("You said: " + text,)
+    for word in words:
+        yield [{"text_output": numpy.array([word.encode()])}]
+
+@batch
+def embed(text_input):
+    return {"e": numpy.array([[len(text[0].decode()), 0.5] for text in text_input], dtype=numpy.float32)}
+
+http, grpc, metrics = map(int, sys.argv[1:])
+with Triton(config=TritonConfig(http_port=http, grpc_port=grpc, metrics_port=metrics)) as triton:
+    text = Tensor(name="text_input", dtype=bytes, shape=(1,))
+    said = Tensor(name="text_output", dtype=bytes, shape=(1,))
+    single = ModelConfig(batching=False, decoupled=True)
+    triton.bind(model_name="llm", infer_func=chat, inputs=[text], outputs=[said], config=single)
+    floats = Tensor(name="e", dtype=numpy.float32, shape=(2,))
+    triton.bind(model_name="embedder", infer_func=embed, inputs=[text], outputs=[floats])
+    triton.serve()
+"""
 TORCHSERVE_HANDLER = """
 from ts.handler_utils.utils import send_intermediate_predict_response
 
@@ -163,6 +195,37 @@ async def test_mlserver_speaks_the_v2_protocol(mlserver: str) -> None:
         assert (await server.records(3))[0]["estimated"] is True
     async with gateway_to(mlserver, engine, "unknown") as (_, client):
         with pytest.raises(openai.InternalServerError, match="unknown not found") as caught:
+            await answered(client)
+        assert caught.value.code == "upstream_model_not_found"
+
+
+@pytest.fixture(scope="module")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    # Its Python backend loads the system's libpython, and no other's standard library goes with that.
+    python = python_with("nvidia-pytriton==0.7.0", base="/usr/bin/python3")
+    folder, port = tmp_path_factory.mktemp("triton"), free_port()
+    (folder / "serve.py").write_text(TRITON_SERVER, encoding="utf-8")
+    url = f"http://127.0.0.1:{port}"
+    command = [str(python), "serve.py", str(port), str(free_port()), str(free_port())]
+    with running(command, f"{url}/v2/models/embedder/ready", folder):
+        yield url
+
+
+async def test_triton_generates_streams_and_embeds(triton: str) -> None:
+    engine: Json = {"kind": "kserve"}
+    await assert_healthy(engine, triton)
+    async with gateway_to(triton, engine, "llm") as (_, client):
+        said_back = await answered(client)
+        assert said_back is not None
+        assert said_back.startswith("You said: <|im_start|>user\nhello<|im_end|>")
+        assert await streamed_text(client) == ["eins ", "zwei ", "fünf"]
+        with pytest.raises(openai.APIStatusError, match="boom"):
+            await answered(client, "boom")
+    async with gateway_to(triton, engine, "embedder") as (_, client):
+        embedded = await client.embeddings.create(model=MODEL, input=["a", "abc"])
+        assert [one.embedding for one in embedded.data] == [[1.0, 0.5], [3.0, 0.5]]
+    async with gateway_to(triton, engine, "unknown") as (_, client):
+        with pytest.raises(openai.InternalServerError, match="unknown") as caught:
             await answered(client)
         assert caught.value.code == "upstream_model_not_found"
 

@@ -70,7 +70,7 @@ KSERVE = Peer(
     },
     answer={"model_name": "llm", "model_version": "3", "text_output": TEXT},
     embeddings_path="/v2/models/llm/versions/3/infer",
-    embeddings_asked={"inputs": [{"name": "text_input", "datatype": "BYTES", "shape": [2], "data": ["a", "b"]}]},
+    embeddings_asked={"inputs": [{"name": "text_input", "datatype": "BYTES", "shape": [2, 1], "data": ["a", "b"]}]},
     embeddings={"outputs": [{"name": "e", "datatype": "FP32", "shape": [2, 2], "data": [1.0, 0.5, -1.0, 2.0]}]},
     stream_path="/v2/models/llm/versions/3/generate_stream",
     stream=sse({"text_output": TEXT[:3]}, {"text_output": TEXT[3:]}, {"text_output": ""}, {"triton_final": True}),

@@ -27,14 +27,17 @@ def cache() -> Path:
     return Path(base).expanduser() / "headrace-tests"
 
 
-def python_with(*requirements: str) -> Path:
-    """An interpreter that has `requirements`, and what they leave open as the tests' own interpreter has it."""
+def python_with(*requirements: str, base: str = sys.executable) -> Path:
+    """An interpreter that has `requirements`, and what they leave open as the tests' own interpreter has it.
+
+    base: the interpreter that it is made from; one of another version finds nothing of the tests' own.
+    """
     name = re.sub(r"[^\w.]+", "-", requirements[0])
-    folder = _folder(name, (*requirements, sys.version, sys.prefix))
+    folder = _folder(name, (*requirements, sys.version, sys.prefix, base))
     python = folder / "bin/python"
     with _made_once(folder) as missing:
         if missing:
-            _run([sys.executable, "-m", "venv", str(folder)], "make a virtual environment")
+            _run([base, "-m", "venv", str(folder)], "make a virtual environment")
             _run([str(python), "-m", "pip", "install", "--quiet", *requirements], "install from the package index")
             ours = sysconfig.get_path("purelib")
             theirs = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
