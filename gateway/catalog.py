@@ -26,6 +26,7 @@ from gateway.residency import Clearance
 from gateway.shares import Share
 from gateway.spill import Ladder
 from gateway.waiting_room import WaitingRoom
+from gateway.wire import Call
 from router.policies import POLICIES
 from router.types import Policy
 
@@ -109,6 +110,11 @@ class Deployment:
         if not any(weights):
             return None
         return variants[0] if len(variants) == 1 else rng.choices(variants, weights)[0]
+
+    def serves(self, call: Call, clearance: Clearance) -> bool:
+        """Whether any variant may see the call, and has what it takes."""
+        variants = [v for v in self.variants if v.weight and v.admits(clearance)]
+        return bool(self.menu.fitting(variants, self.menu.needs_of(call)))
 
     def admits(self, clearance: Clearance) -> bool:
         """Whether any replica may ever see the call."""

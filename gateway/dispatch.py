@@ -231,7 +231,7 @@ class Dispatcher:
         errand.seen.append(errand.deployment)
         while queue:
             deployment = queue.pop(0)
-            if deployment in errand.seen or not deployment.admits(errand.clearance):
+            if deployment in errand.seen or not deployment.serves(errand.call, errand.clearance):
                 continue
             asked = errand.seen[0].name
             self._telemetry.fallback(asked, deployment.name, errand.reason)

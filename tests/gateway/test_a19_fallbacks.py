@@ -52,6 +52,23 @@ async def test_a19_a_deployment_without_a_replica_that_answers_is_stood_in_for(b
             assert found['headrace_fallbacks_total{deployment="m",fallback="b",reason="error"}'] == 5
 
 
+async def test_a19_a_deployment_that_cannot_serve_the_call_is_passed_over() -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    with nobody() as dead:
+        async with engine_running() as plain, engine_running() as able:
+            config = several(
+                m={"engines": [dead], "fallbacks": {"error": ["b", "c"]}}, b={"engines": [plain]}, c={"engines": [able]}
+            )
+            (variant,) = config["deployments"]["b"]["variants"].values()
+            variant["capabilities"] = []
+            async with serving(config) as server:
+                answer = await server.post(CHAT, chat(tools=tools))
+                assert (answer.status_code, answer.headers["x-headrace-fallback"]) == (200, "c")
+                answer = await server.post(CHAT, chat())
+                assert (answer.status_code, answer.headers["x-headrace-fallback"]) == (200, "b")
+            assert (plain.stats.requests, able.stats.requests) == (1, 1)
+
+
 async def test_an_answer_without_a_fallback_has_no_word_of_it() -> None:
     async with (
         engine_running() as one,
