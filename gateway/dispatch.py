@@ -133,10 +133,10 @@ class Dispatcher:
         """Whether it need not wait in the queue: there is none for it, or nobody is about and there is a place."""
         deployment = errand.deployment
         room = deployment.room
-        if room is None or deployment.fallbacks.get(Reason.OVERLOADED):
-            return True
         if deployment.queue is not None:
             errand.priority = priority_of(record.key_name, asked_with, deployment.queue)
+        if room is None or deployment.fallbacks.get(Reason.OVERLOADED):
+            return True
         if not room.lets_pass(record.tenant):
             return False
         claimed = self._chooser.claim(errand, record, strict=False)

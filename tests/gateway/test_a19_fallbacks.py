@@ -69,6 +69,17 @@ async def test_a19_a_deployment_that_cannot_serve_the_call_is_passed_over() -> N
             assert (plain.stats.requests, able.stats.requests) == (1, 1)
 
 
+async def test_a_class_that_there_is_not_is_refused_also_where_nobody_waits() -> None:
+    """A retry may wait for a place though the first attempt does not: its class is known from the beginning."""
+    async with (
+        engine_running() as one,
+        serving(several(m={"engines": [one], "fallbacks": {"overloaded": ["b"]}}, b={"engines": [one]})) as server,
+    ):
+        answer = await server.post(CHAT, chat(), x_headrace_priority="top")
+        assert (answer.status_code, one.stats.requests) == (400, 0)
+        assert (await server.post(CHAT, chat(), x_headrace_priority="9")).status_code == 200
+
+
 async def test_an_answer_without_a_fallback_has_no_word_of_it() -> None:
     async with (
         engine_running() as one,
