@@ -132,10 +132,11 @@ class HttpEngine:
 
     async def _send(self, request: bytes, timeouts: Timeouts) -> Exchange:
         began_s = time.monotonic()
-        kept = self._reuse()
-        exchange = None if kept is None else kept.start(request, timeouts, began_s)
+        exchange: Exchange | None = None
         try:
-            if kept is not None and exchange is not None:
+            kept = self._reuse()
+            if kept is not None:
+                exchange = kept.start(request, timeouts, began_s)
                 try:
                     await exchange.head
                     return exchange

@@ -104,8 +104,7 @@ class Deployment:
         variants: Sequence[Variant] = self.variants
         if clearance.pools is not None:
             variants = [v for v in variants if v.admits(clearance)]
-        if needs is not NO_NEEDS:
-            variants = self.menu.fitting(variants, needs)
+        variants = self.menu.fitting(variants, needs)
         weights = [v.weight for v in variants]
         if not any(weights):
             return None

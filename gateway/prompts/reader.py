@@ -27,6 +27,8 @@ INLINE_BYTES = 256 * 1024
 """A body up to this size is read on the event loop if there is no tokenizer: well under half a millisecond."""
 INLINE_TOKENIZED_BYTES = 64 * 1024
 """A body up to this size is rendered on the event loop, and tokenized there if few of its characters are new."""
+INLINE_OBJECTS = 256
+"""If it has no more JSON objects than this, messages and their parts: each costs a few microseconds to render."""
 INLINE_CHARS = 4096
 """So many: half a millisecond. A thread that has to fight engines for a core can take a tenth of a second to begin."""
 MAX_TOKENIZED_BYTES = 1024 * 1024
@@ -88,7 +90,7 @@ class PromptReader:
         tokenizer = self._tokenizer if len(call.body) <= MAX_TOKENIZED_BYTES else None
         if tokenizer is None and len(call.body) <= INLINE_BYTES:
             return self._by_bytes(call, headers, block_tokens, self._memo)
-        if tokenizer is not None and len(call.body) <= INLINE_TOKENIZED_BYTES:
+        if tokenizer is not None and _is_small(call.body):
             try:
                 facts = self._thread.at_once(
                     lambda: self._tokenized(tokenizer, call, headers, block_tokens, INLINE_CHARS)
@@ -241,3 +243,7 @@ class PromptReader:
 
     def _unread(self, call: Call) -> PromptFacts:
         return PromptFacts(prompt_tokens=self._lengths.prompt_tokens(len(call.body)), adapter=self._adapter)
+
+
+def _is_small(body: bytes) -> bool:
+    return len(body) <= INLINE_TOKENIZED_BYTES and body.count(b"{") <= INLINE_OBJECTS

@@ -15,7 +15,7 @@ import pytest
 from engines.base import Operation
 from gateway.prompts import Lengths, PromptFacts, PromptReader, PromptThread, chain, first_seed
 from gateway.prompts.body import MEDIA_TOKENS, id_bytes
-from gateway.prompts.reader import INLINE_BYTES, INLINE_CHARS, MAX_TOKENIZED_BYTES
+from gateway.prompts.reader import INLINE_BYTES, INLINE_CHARS, INLINE_OBJECTS, MAX_TOKENIZED_BYTES
 from gateway.prompts.thread import MAX_PENDING
 from gateway.wire import Call
 from tests.gateway.prompts.bodies import call, chat
@@ -243,6 +243,13 @@ async def test_what_is_new_and_long_is_tokenized_in_the_thread_and_what_little_f
     again = at_once(tokens, call({"messages": [*turns, {"role": "user", "content": "and?"}]}))
     assert again.exact
     assert shared(first, again) >= len(first.keys) - 1
+
+
+async def test_many_small_messages_are_rendered_in_the_thread(tokens: PromptReader) -> None:
+    many = call({"messages": [{"role": "user", "content": ""}] * (INLINE_OBJECTS + 1)})
+    waiting = tokens.read(many, {})
+    assert not isinstance(waiting, PromptFacts)
+    assert (await waiting).exact
 
 
 async def test_while_the_thread_is_at_work_no_tokenizer_is_used_beside_it(
