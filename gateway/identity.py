@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from gateway.config import Auth
+from gateway.directory.entries import NO_LIMITS, Limits
 from gateway.errors import Unauthenticated
 from gateway.keys import hash_key
 
@@ -18,6 +19,8 @@ class Caller:
     max_parallel: requests in flight at once; None: no limit.
     sensitivity: class of its requests; empty: the default.
     admin: whether it may see how the gateway itself is doing.
+    team: of the tenant; empty: none. key_id: public id of a key of the database; empty: it is none.
+    limits: of the key itself.
     """
 
     key_name: str
@@ -26,6 +29,9 @@ class Caller:
     max_parallel: int | None = None
     sensitivity: str = ""
     admin: bool = False
+    team: str = ""
+    key_id: str = ""
+    limits: Limits = NO_LIMITS
 
     def may_call(self, deployment: str) -> bool:
         return self.deployments is None or deployment in self.deployments

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
 from gateway.config.base import BaseUrl, Name, Port, Positive, Section, Url
+from gateway.config.database_options import Admin, Database
 from gateway.config.engine_options import EngineOptions
 from gateway.config.failure_options import Fallbacks, Hedge
+from gateway.config.limit_options import LimitOptions, LimitRule, TenantOptions
 from gateway.config.pool_options import DnsOptions, KubernetesOptions, ProbeOptions, ScaleToZero, ScrapeOptions, WarmUp
 from gateway.config.price_options import PriceOptions
 from gateway.config.prompt_options import PromptOptions
@@ -71,8 +74,16 @@ class Key(Section):
     """The key itself, for secrets from the environment: `${TEAM_KEY}`."""
     tenant: Name = "default"
     """Who is charged."""
+    team: Name | None = None
+    """Which of the tenant's teams the key belongs to; none: to none."""
     deployments: list[str] = ["*"]
     """Deployments this key may call; `*` for all."""
+    networks: list[str] = []
+    """Networks in CIDR notation that the key may be used from; empty: any."""
+    expires: datetime | None = None
+    """When the key stops working; none: never."""
+    limits: LimitOptions = LimitOptions()
+    """What this key may use."""
     max_parallel: Annotated[int, Field(ge=1)] | None = None
     """Requests of this key in flight at once, per gateway worker; none: no limit."""
     sensitivity: Name | None = None
@@ -205,6 +216,8 @@ class Deployment(Section):
     """Deployments that answer in place of this one."""
     hedge: Hedge | None = None
     """A second attempt while the first is slow; none: off."""
+    limits: LimitOptions = LimitOptions()
+    """What all callers together may use of it."""
     queue: QueueOptions = QueueOptions()
     """What becomes of requests for which no replica has a place."""
     spill: SpillOptions | None = None
@@ -274,6 +287,10 @@ class Config(Section):
     """Where the gateway listens, and what it takes from a client."""
     auth: Auth = Auth()
     """Who may call."""
+    tenants: dict[Name, TenantOptions] = {}
+    """Organisations, by the name that keys give as `tenant`."""
+    limits: list[LimitRule] = []
+    """Limits on any combination of tenants, teams, keys and deployments."""
     pools: dict[Name, Pool] = {}
     """Replicas, by a name of your choice."""
     deployments: dict[Name, Deployment] = {}
@@ -290,3 +307,7 @@ class Config(Section):
     """What choosing a replica goes by."""
     redis: Redis | None = None
     """Where several gateways tell each other what they have in flight; none: they do not."""
+    database: Database | None = None
+    """What is kept for good: keys, usage, configurations; none: nothing is."""
+    admin: Admin = Admin()
+    """The admin API."""

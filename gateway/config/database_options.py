@@ -1,0 +1,33 @@
+"""What is kept for good: keys, usage, configurations, and who changed what."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+
+from gateway.config.base import Port, Positive, Section
+
+
+class Database(Section):
+    """SQLite or PostgreSQL. No request ever waits for it."""
+
+    url: SecretStr = SecretStr("sqlite:///headrace.db")
+    """`sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user:password@host/name`."""
+    grace_s: Positive = 86_400.0
+    """How long keys of the database go on being taken while it is away (A15)."""
+    usage_days: Annotated[int, Field(ge=1)] | None = None
+    """Usage records older than this are deleted; none: they are kept."""
+
+
+class Admin(Section):
+    """The admin API, on a port of its own. It needs `database`."""
+
+    host: str = "127.0.0.1"
+    """Address to bind."""
+    port: Port = 9090
+    """TCP port; 0 takes a free one."""
+    requests_per_second: Positive = 20.0
+    """Requests of one key or address; more get 429."""
+    origins: list[str] = []
+    """Browser origins that may call it; a request from any other page is refused."""

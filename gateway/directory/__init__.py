@@ -1,0 +1,1 @@
+"""Who there is: organisations, their teams, and their keys."""

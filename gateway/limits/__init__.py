@@ -1,0 +1,1 @@
+"""What may be used, exactly, over any number of workers and gateways."""
