@@ -10,6 +10,7 @@ ApiError
 │   ├── RequestTimeout       408  timeout_error
 │   ├── Conflict             409  invalid_request_error
 │   ├── BodyTooLarge         413  invalid_request_error
+│   ├── UnsupportedMediaType 415  invalid_request_error
 │   ├── HeadersTooLarge      431  invalid_request_error
 │   └── RateLimited          429  rate_limit_error
 ├── the engine was wrong
@@ -146,6 +147,12 @@ class BodyTooLarge(ApiError):
     status = 413
     type = "invalid_request_error"
     default_code = "body_too_large"
+
+
+class UnsupportedMediaType(ApiError):
+    status = 415
+    type = "invalid_request_error"
+    default_code = "unsupported_media_type"
 
 
 class HeadersTooLarge(ApiError):

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse
-from starlette.exceptions import HTTPException
 
 from engines.base import Operation
+from gateway.api.answers import answer_errors
 from gateway.api.docs_page import HEADERS as DOCS_HEADERS
 from gateway.api.docs_page import page
 from gateway.api.openapi import EXPLAIN, ErrorAnswer, Health, Model, ModelList, Status, Version, complete
 from gateway.catalog import Catalog, Deployment
 from gateway.clock import Clock
-from gateway.errors import ApiError, Forbidden, InternalError, InvalidRequest, NotFound, from_status
+from gateway.errors import Forbidden
 from gateway.explanation import Explanation
 from gateway.http import Request as Message
 from gateway.identity import Caller, KeyRing
@@ -62,10 +61,7 @@ def create_api(state: ApiState) -> FastAPI:
         redirect_slashes=False,
         separate_input_output_schemas=False,
     )
-    api.add_exception_handler(ApiError, _on_api_error)
-    api.add_exception_handler(HTTPException, _on_http_error)
-    api.add_exception_handler(RequestValidationError, _on_wrong_parameter)
-    api.add_exception_handler(Exception, _on_crash)
+    answer_errors(api)
     _add_health(api, state)
     _add_models(api, state)
     _add_service(api, state, version)
@@ -196,31 +192,3 @@ async def _message(request: Request) -> Message:
     raw = request.headers.raw
     client = request.client.host if request.client is not None else ""
     return Message(b"POST", b"", request.url.path, dict(raw), raw, await request.body(), client)
-
-
-async def _on_api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return _answer(request, error)
-
-
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        return _answer(request, NotFound(f"There is nothing at {request.method} {request.scope['path'][:200]}."))
-    return _answer(request, from_status(error.status_code, str(error.detail)), error.headers)
-
-
-async def _on_wrong_parameter(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    problems = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-    return _answer(request, InvalidRequest(f"Wrong parameter: {problems}."))
-
-
-async def _on_crash(request: Request, error: Exception) -> Response:
-    return _answer(request, InternalError())
-
-
-def _answer(request: Request, error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
-    request.scope["record"].note(error)
-    lines = (line.split(": ", 1) for line in error.header_lines().decode().split("\r\n") if line)
-    return Response(error.body(), error.status, dict(lines) | dict(headers or {}), media_type="application/json")
