@@ -22,3 +22,8 @@ class RealClock:
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+
+def wall_time_s() -> float:
+    """Unix time. For people, and for what other machines and later processes have to understand."""
+    return time.time()  # noqa: TID251 - the one place

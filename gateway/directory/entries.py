@@ -66,3 +66,30 @@ class KeyEntry(msgspec.Struct, frozen=True, array_like=True):
     limits: Limits = NO_LIMITS
     sensitivity: str = ""
     service_account: str = ""
+
+
+class Snapshot(msgspec.Struct, frozen=True, array_like=True):
+    """All that is in use.
+
+    seq:  the last change that it holds; it may hold parts of later ones.
+    salt: comes before a key under its digest.
+    """
+
+    seq: int
+    salt: str
+    organisations: list[OrganisationEntry]
+    teams: list[TeamEntry]
+    keys: list[KeyEntry]
+
+
+class Changes(msgspec.Struct, frozen=True, array_like=True):
+    """What became of a snapshot: each entry takes the place of the one of its name or id, if there was one.
+
+    gone: ids of keys that are not in use any more: revoked, or their team or service account is disabled.
+    """
+
+    seq: int
+    organisations: list[OrganisationEntry]
+    teams: list[TeamEntry]
+    keys: list[KeyEntry]
+    gone: list[str]
