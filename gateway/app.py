@@ -25,6 +25,7 @@ from gateway.config import Config
 from gateway.config import Pool as PoolOptions
 from gateway.config.queue_options import QueueOptions
 from gateway.config.secrets import secrets_of
+from gateway.config.version import UNVERSIONED
 from gateway.discovery import discovery_of
 from gateway.dispatch import Dispatcher
 from gateway.engine_kinds import make_engine
@@ -47,6 +48,7 @@ from gateway.residency import Residency
 from gateway.routes import Routes
 from gateway.spill import watch
 from gateway.telemetry import Exposition, Redactor, Telemetry, merge, render, series
+from gateway.usage.spool import open_spool, watch_spool
 from gateway.waiting_room import WaitingRoom
 from gateway.warm_up import WarmUpCall, engine_models
 from router.speed import Family, Speed
@@ -66,9 +68,10 @@ class Gateway:
     metrics: where `/metrics` gets its text; by default from this worker alone.
     pools:   where `/admin/pools` gets its answer; by default from this worker alone.
     clock:   goes with the loop that it runs on; by default the real one.
+    version, applied_at: of the configuration; Unix time in seconds.
 
     Raises:
-        OSError: the access log, a certificate or a CA file cannot be opened.
+        OSError: the access log, the usage spool, a certificate or a CA file cannot be opened.
         ImportError, AttributeError, TypeError: `residency.classifier` names no function.
     """
 
@@ -80,6 +83,8 @@ class Gateway:
         metrics: Metrics | None = None,
         pools: Pools | None = None,
         clock: Clock | None = None,
+        version: str = str(UNVERSIONED),
+        applied_at: float = 0.0,
     ) -> None:
         clock = self._clock = clock or RealClock()
         rng = random.Random()  # noqa: S311 - spreads load, guards nothing
@@ -88,9 +93,16 @@ class Gateway:
         residency = Residency(config)
         self._classifier = Classifier(config.residency, residency) if config.residency.classifier else None
         names = list(config.deployments)
+        spool = open_spool(config)
         self.telemetry = Telemetry(
-            config.telemetry, worker_id=worker_id, deployments=names, redactor=Redactor(secrets_of(config))
+            config.telemetry,
+            worker_id=worker_id,
+            deployments=names,
+            redactor=Redactor(secrets_of(config)),
+            books=spool,
         )
+        if spool is not None:
+            watch_spool(self.telemetry, spool)
         outbox = Outbox()
         catalog, chooser = self._routing(config, clock, rng, outbox)
         identity = KeyRing(config.auth)
@@ -118,6 +130,7 @@ class Gateway:
             self._status,
             pools or self._own_pools,
             self._explainer(catalog, chooser, residency).explain,
+            version,
         )
         api = AsgiHandler(create_api(state), "https" if self._tls else "http")
         cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
@@ -131,6 +144,14 @@ class Gateway:
         self.telemetry.watch(series.REPLICA_IN_FLIGHT.name, self._replicas_in_flight)
         self.telemetry.watch(series.REPLICAS.name, self._replicas_by_state)
         self.telemetry.watch(series.HELD.name, self._held)
+        self._tell_version(version, applied_at)
+
+    def _tell_version(self, version: str, applied_at: float) -> None:
+        """In each answer and in the metrics, there until others serve in this worker's place."""
+        state = self.server
+        state.version = version
+        self.telemetry.watch(series.CONFIG_INFO.name, lambda: [] if state.draining else [((version,), 1.0)])
+        self.telemetry.watch(series.CONFIG_APPLIED.name, lambda: [] if state.draining else [((), applied_at)])
 
     def _explainer(self, catalog: Catalog, chooser: Chooser, residency: Residency) -> Explainer:
         return Explainer(

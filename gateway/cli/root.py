@@ -22,6 +22,7 @@ _ORDER = (
     "keys",
     "pools",
     "prices",
+    "usage",
     "explain",
     "simulate",
     "import-litellm",
@@ -57,6 +58,7 @@ def real_command(command: Any) -> Any:
 
 _LATER = (
     ("prices", "List what models cost.", "gateway.cli.prices", "prices"),
+    ("usage", "Show who used what, and what it cost.", "gateway.cli.usage", "usage"),
     ("explain", "Explain how a request would be routed.", "gateway.cli.explain", "explain"),
     ("models", "Fetch models for the embedded engine, and see which there are.", "gateway.cli.models", "app"),
     ("simulate", "Play a trace against simulated engines.", "gateway.cli.simulate", "simulate"),

@@ -18,6 +18,10 @@ class Database(Section):
     """How long keys of the database go on being taken while it is away (A15)."""
     usage_days: Annotated[int, Field(ge=1)] | None = None
     """Usage records older than this are deleted; none: they are kept."""
+    usage_spool: str | None = None
+    """Folder in which usage records wait for the database; none: `usage` in the folder of the gateway's state."""
+    usage_spool_bytes: Annotated[int, Field(ge=1 << 20)] = 1 << 30
+    """How many bytes of records may wait there. Past it the oldest stay, and new ones are lost, counted and logged."""
 
 
 class Admin(Section):

@@ -355,12 +355,51 @@ LOG_LINES_DROPPED = Series(
     (),
     "lines",
 )
+USAGE_RECORDS = Series(
+    "headrace_usage_records_total",
+    Kind.COUNTER,
+    "Usage records by what became of them in the worker: spooled for the database, or dropped.",
+    ("usage",),
+    "records",
+)
+USAGE_SPOOL = Series(
+    "headrace_usage_spool_bytes",
+    Kind.GAUGE,
+    "Size of the files in which usage records wait for the database, as looked at each second.",
+    (),
+    "bytes",
+    fold=Fold.MAX,
+)
 BUILD_INFO = Series(
     "headrace_build_info",
     Kind.GAUGE,
     "Always 1; the labels say what runs.",
     ("version", "python"),
     fold=Fold.MAX,
+)
+CONFIG_INFO = Series(
+    "headrace_config_info",
+    Kind.GAUGE,
+    "Always 1; the label is the version of the configuration that serves, as `x-headrace-config` has it.",
+    ("version",),
+    fold=Fold.MAX,
+    max_children=20,
+)
+CONFIG_APPLIED = Series(
+    "headrace_config_applied_timestamp_seconds",
+    Kind.GAUGE,
+    "Unix time at which the configuration that serves was applied.",
+    (),
+    "seconds",
+    fold=Fold.MAX,
+)
+CONFIG_REJECTED = Series(
+    "headrace_config_rejected_total",
+    Kind.COUNTER,
+    "Configurations that were refused, by who brought them: file, signal, socket, api or database.",
+    ("origin",),
+    "configurations",
+    max_children=10,
 )
 ENGINE_MEMORY = Series(
     "headrace_engine_memory_bytes",
@@ -420,7 +459,12 @@ ALL: Final[dict[str, Series]] = {
         CACHE_REQUESTS,
         ESTIMATED_USAGE,
         LOG_LINES_DROPPED,
+        USAGE_RECORDS,
+        USAGE_SPOOL,
         BUILD_INFO,
+        CONFIG_INFO,
+        CONFIG_APPLIED,
+        CONFIG_REJECTED,
         ENGINE_MEMORY,
         WORKERS,
         CPU,

@@ -6,7 +6,7 @@ import asyncio
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.config import Telemetry as Options
 from gateway.record import Record
@@ -22,11 +22,24 @@ if TYPE_CHECKING:
     from gateway.telemetry.tracing import Tracer
 
 
+class Books(Protocol):
+    """Where records of calls that are over are kept."""
+
+    def append(self, record: Record) -> None:
+        """Never blocks."""
+        ...
+
+    def close(self) -> None:
+        """Write out what waits. Blocks, for a few seconds at most."""
+        ...
+
+
 class Telemetry:
     """One per worker, used from its event loop alone.
 
     deployments: names that have series of their own; any other model name counts as `other`.
     redactor:    knows the secrets of the configuration, which no line and no span may show.
+    books:       where usage is kept; closed with this.
 
     Raises:
         OSError: the access log cannot be opened.
@@ -39,6 +52,7 @@ class Telemetry:
         worker_id: int = 0,
         deployments: Iterable[str] = (),
         redactor: Redactor | None = None,
+        books: Books | None = None,
     ) -> None:
         known = frozenset(deployments)
         self.redactor = redactor = redactor or Redactor()
@@ -55,6 +69,7 @@ class Telemetry:
         """Open client connections: whoever accepts one calls `inc`, and `dec` when it is closed."""
         self.marks_prefixes = options.access_log.prefix_secret is not None
         """Whether the access log tells which prompts begin alike."""
+        self._books = books
         self._log: AccessLog | None = None
         if options.access_log.format != "off":
             self._log = AccessLog(options.access_log, redactor, known)
@@ -74,6 +89,8 @@ class Telemetry:
     def finish(self, record: Record, span: Span) -> None:
         """Call once per request, after the client has its last byte and `ended_s` is set. Never blocks."""
         self._meters.count(record)
+        if self._books is not None:
+            self._books.append(record)
         if self._log is not None:
             self._log.write(record, span.trace_id)
         if self._tracer is not None:
@@ -155,6 +172,8 @@ class Telemetry:
 
     async def aclose(self) -> None:
         """Write out what waits, and stop every thread. Takes a few seconds at most, even if nobody listens."""
+        if self._books is not None:
+            await asyncio.to_thread(self._books.close)
         if self._log is not None:
             await asyncio.to_thread(self._log.close)
         if self._tracer is not None:

@@ -1,0 +1,173 @@
+"""`headrace usage`: who used what, and what it cost. Reads the database; no gateway needs to run."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from gateway.cli.output import refuse, say
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from gateway.config import Config
+    from gateway.database import Database
+    from gateway.usage.recompute import Named, Recomputed
+    from gateway.usage.report import By, Query, Report
+
+_DAY = ["%Y-%m-%d"]
+_PIPE_WIDTH = 200
+_SHOWN = 5
+
+
+def usage(
+    config: Path = typer.Option(
+        Path("headrace.yaml"), "--config", "-c", envvar="HEADRACE_CONFIG", help="The configuration with `database`."
+    ),
+    by: str = typer.Option(
+        "tenant", help="What to group by: day, month, tenant, team, key, deployment, variant; several with commas."
+    ),
+    since: datetime.datetime | None = typer.Option(None, "--from", formats=_DAY, help="First day, in UTC."),
+    until: datetime.datetime | None = typer.Option(None, "--to", formats=_DAY, help="Last day, in UTC."),
+    tenant: str | None = typer.Option(None, help="Calls of this organisation alone."),
+    team: str | None = typer.Option(None, help="Calls of this team alone; '' for those of none."),
+    key: str | None = typer.Option(None, help="Calls of keys with this name alone."),
+    deployment: str | None = typer.Option(None, help="Calls to this deployment alone."),
+    as_csv: bool = typer.Option(False, "--csv", help="CSV with a head."),
+    as_json: bool = typer.Option(False, "--json", help="One JSON object; money is text, for it is exact."),
+    again: bool = typer.Option(
+        False, "--recompute", help="Reckon every call anew from its tokens and the prices kept with it, and compare."
+    ),
+) -> None:
+    """Show calls, tokens and money, summed exactly.
+
+    Calls of the last second or two may be missing: they are on their way into the database. Exit status 1: it cannot
+    be read, or with --recompute the sums are not the same.
+    """
+    from gateway.usage.report import Query, csv_of, report
+
+    if as_csv and (as_json or again):
+        raise typer.BadParameter("--csv goes with neither --json nor --recompute")
+    query = Query(
+        by=_groups(by), since=_day(since), until=_day(until), tenant=tenant, team=team, key=key, deployment=deployment
+    )
+    loaded = _config(config)
+    with _database(loaded, config) as database:
+        if again:
+            _recompute(loaded, database, query, as_json=as_json)
+            return
+        found = report(database, query)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2, exclude_none=True))
+    elif as_csv:
+        typer.echo(csv_of(found), nl=False)
+    else:
+        _print(table(found))
+
+
+def table(found: Report) -> Table:
+    """For people; the last line is the total."""
+    from rich.table import Table
+
+    from gateway.usage.report import Query
+
+    columns = Query(by=tuple(found.by)).columns
+    shown = Table(box=None, pad_edge=False, show_footer=bool(columns))
+    for name in columns:
+        shown.add_column(name.replace("_", " ").upper(), footer="total" if name == columns[0] else "")
+    sums = ("calls", "refused", "failed", "prompt_tokens", "cached_tokens", "completion_tokens", "unpriced", "usd")
+    for name in sums:
+        value = getattr(found.total, name)
+        title = name.replace("_tokens", "").upper()
+        shown.add_column(title, footer=_cell(value), justify="right", no_wrap=True)
+    for line in found.lines if columns else [found.total]:
+        shown.add_row(*(getattr(line, name) for name in columns), *(_cell(getattr(line, name)) for name in sums))
+    return shown
+
+
+def _cell(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _recompute(config: Config, database: Database, query: Query, *, as_json: bool) -> None:
+    from gateway.usage.recompute import recompute
+    from gateway.usage.record import pricing_of
+
+    found = recompute(database, query, pricing_of(config).version)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        for line in _sentences(found):
+            typer.echo(line)
+    if found.wrong.calls or found.difference_usd.strip("-0."):
+        raise typer.Exit(1)
+
+
+def _sentences(found: Recomputed) -> Iterator[str]:
+    yield f"{found.calls:,} calls cost {found.usd} USD as summed, {found.recomputed_usd} USD as recomputed"
+    yield "the sums are the same" if not found.difference_usd.strip("-0.") else f"difference {found.difference_usd} USD"
+    if found.wrong.calls:
+        yield f"{_named(found.wrong)}: their records say another amount than their tokens and prices come to"
+    if found.not_kept.calls:
+        yield f"{_named(found.not_kept)}: the prices that they were reckoned by are not kept; taken as recorded"
+    for version, named in found.other_versions.items():
+        yield f"{_named(named)}: reckoned by prices of version {version}; those of now are {found.version}"
+
+
+def _named(named: Named) -> str:
+    first = ", ".join(named.ids[:_SHOWN])
+    return f"{named.calls:,} calls ({first}{', …' if named.calls > _SHOWN else ''})"
+
+
+def _groups(text: str) -> tuple[By, ...]:
+    from gateway.usage.report import By
+
+    try:
+        return tuple(dict.fromkeys(By(part.strip()) for part in text.split(",") if part.strip()))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r}: it takes {', '.join(By)}", param_hint="--by") from None
+
+
+def _day(given: datetime.datetime | None) -> datetime.date | None:
+    return None if given is None else given.date()
+
+
+def _config(path: Path) -> Config:
+    from gateway.config.load import load
+    from gateway.config.problems import ConfigError
+
+    try:
+        return load(path).config
+    except ConfigError as error:
+        refuse(error)
+
+
+@contextmanager
+def _database(config: Config, path: Path) -> Iterator[Database]:
+    from gateway.database import DatabaseError, open_database
+
+    if config.database is None:
+        say(f"{path}: there is no `database`, so that no usage is kept; set database.url")
+        raise typer.Exit(1)
+    try:
+        database = open_database(config.database.url.get_secret_value())
+        try:
+            yield database
+        finally:
+            database.close()
+    except DatabaseError as error:
+        say(f"{error}")
+        raise typer.Exit(1) from None
+
+
+def _print(shown: Table) -> None:
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
+    console.print(shown)

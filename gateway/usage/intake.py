@@ -1,0 +1,208 @@
+"""From the workers' segments into the database: each record once, whatever ends in between (A15)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import logging
+import os
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from decimal import ROUND_FLOOR, Decimal
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from sqlalchemy import Connection, Table, delete, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gateway.backoff import Backoff
+from gateway.clock import Clock, wall_time_s
+from gateway.database import Database, DatabaseGone
+from gateway.usage.frames import Item
+from gateway.usage.record import EXACT, Tariff, UsageRecord
+from gateway.usage.segments import Look, hold, look, make_folder, segments, set_aside
+from gateway.usage.tables import usage, usage_positions, usage_prices
+
+logger = logging.getLogger(__name__)
+
+EVERY_S: Final = 0.5
+"""How often the segments are looked at while nothing new is found."""
+BATCH: Final = 500
+"""Rows of one statement."""
+WITHIN_S: Final = 60.0
+"""Longest that the database may take for the records of one segment."""
+PRUNE_S: Final = 3600.0
+_PRUNED_AT_ONCE: Final = 10_000
+_KEPT_POSITIONS_S: Final = 30 * 86_400.0
+"""Positions are deleted with their segment. What a crash in between leaves stays for so long."""
+
+Row = dict[str, object]
+
+
+class Intake:
+    """Takes in from one folder into one database. Blocks: it has a thread to itself."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self._database = database
+        self._folder = folder
+
+    def __repr__(self) -> str:
+        return f"<Intake {self._folder} -> {self._database!r}>"
+
+    def take_in(self) -> int:
+        """Take in all that there is now. Returns the number of records read.
+
+        Raises:
+            DatabaseGone: what was not taken in stays where it is.
+            OSError: a segment cannot be read or deleted.
+        """
+        found = segments(self._folder)
+        if not found:
+            return 0
+        positions = self._positions()
+        count = 0
+        for path in found:
+            with contextlib.suppress(FileNotFoundError):
+                count += self._take_segment(path, positions.get(path.stem, 0))
+        return count
+
+    def prune(self, days: int | None) -> int:
+        """Delete records older than so many days. Returns how many were.
+
+        Raises:
+            DatabaseGone: some may be deleted, and some not.
+        """
+        now_s = wall_time_s()
+        with self._database.write() as connection:
+            connection.execute(delete(usage_positions).where(usage_positions.c.at < now_s - _KEPT_POSITIONS_S))
+        count = 0
+        if days is not None:
+            old = select(usage.c.id).where(usage.c.day < day_of(now_s - days * 86_400)).limit(_PRUNED_AT_ONCE)
+            while deleted := self._delete(old.scalar_subquery()):
+                count += deleted
+        return count
+
+    def _delete(self, ids: object) -> int:
+        with self._database.write(WITHIN_S) as connection:
+            return connection.execute(delete(usage).where(usage.c.id.in_(ids))).rowcount  # type: ignore[arg-type]
+
+    def _positions(self) -> dict[str, int]:
+        with self._database.read() as connection:
+            rows = connection.execute(select(usage_positions.c.segment, usage_positions.c.position))
+            return {row.segment: row.position for row in rows}
+
+    def _take_segment(self, path: Path, position: int) -> int:
+        seen = look(path, position)
+        items = seen.piece.items
+        if items:
+            with self._database.write(WITHIN_S) as connection:
+                store(connection, items)
+                place = {"segment": path.stem, "position": position + seen.piece.end, "at": wall_time_s()}
+                put(connection, usage_positions, [place], changes=("position", "at"))
+        if seen.finished:
+            self._put_away(path, seen, position)
+        return sum(isinstance(item, UsageRecord) for item in items)
+
+    def _put_away(self, path: Path, seen: Look, position: int) -> None:
+        """Every record that it has is in the database."""
+        if seen.damaged:
+            kept = set_aside(path)
+            at = position + seen.piece.end
+            logger.error("usage: %s is damaged at byte %d; what came before is taken in, the file stays", kept, at)
+        else:
+            path.unlink()
+        with self._database.write() as connection:
+            connection.execute(delete(usage_positions).where(usage_positions.c.segment == path.stem))
+
+
+async def run_intake(database: Database, folder: Path, clock: Clock, usage_days: int | None = None) -> None:
+    """Take in until cancelled. While the database is away it waits, and goes on where it was.
+
+    folder:     of the workers' segments; of several gateways on one machine that share it, one at a time takes in.
+    usage_days: records older than this are deleted; None: they are kept.
+    """
+    await asyncio.to_thread(make_folder, folder)
+    with await _held(folder, clock):
+        intake, backoff = Intake(database, folder), Backoff(random.Random())  # noqa: S311 - spreads load
+        away, prune_at_s = False, clock.monotonic()
+        while True:
+            pause_s = EVERY_S
+            try:
+                if await asyncio.to_thread(intake.take_in):
+                    pause_s = EVERY_S / 10
+                if clock.monotonic() >= prune_at_s:
+                    await asyncio.to_thread(intake.prune, usage_days)
+                    prune_at_s = clock.monotonic() + PRUNE_S
+                if away:
+                    logger.warning("usage: the database is back; what was spooled is taken in")
+                away = False
+                backoff.reset()
+            except (DatabaseGone, OSError) as error:
+                if not away:
+                    logger.error("usage stays in %s until it can be taken in: %s", folder, error)
+                away, pause_s = True, backoff.pause_s()
+            await clock.sleep(pause_s)
+
+
+async def _held(folder: Path, clock: Clock) -> contextlib.ExitStack:
+    """The right to take in from `folder`, once nobody else has it."""
+    while (fd := await asyncio.to_thread(hold, folder)) is None:
+        await clock.sleep(EVERY_S)
+    stack = contextlib.ExitStack()
+    stack.callback(os.close, fd)
+    return stack
+
+
+def store(connection: Connection, items: Iterable[Item]) -> None:
+    """Insert what is not there yet."""
+    rows: list[Row] = []
+    prices: list[Row] = []
+    for item in items:
+        if isinstance(item, Tariff):
+            price = msgspec.json.encode(item.price).decode()
+            prices.append({"version": item.version, "model": item.model, "price": price})
+        else:
+            rows.append(row_of(item))
+    put(connection, usage_prices, prices)
+    put(connection, usage, rows)
+
+
+def put(connection: Connection, table: Table, rows: Sequence[Row], changes: Sequence[str] = ()) -> None:
+    """Insert rows; of those whose primary key is there already, `changes` are updated."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    statement = insert(table)
+    if changes:
+        updates = {name: statement.excluded[name] for name in changes}
+        statement = statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=updates)
+    else:
+        statement = statement.on_conflict_do_nothing()
+    for batch in _batches(rows):
+        connection.execute(statement, batch)
+
+
+def row_of(record: UsageRecord) -> Row:
+    nano, atto = parts_of(record.usd)
+    row: Row = msgspec.structs.asdict(record)
+    return row | {"day": day_of(record.at), "nano_usd": nano, "atto_usd": atto}
+
+
+def parts_of(usd: str) -> tuple[int, int]:
+    """Billionths of a US dollar, and billionths of these. What is smaller still is in the text alone."""
+    nano = EXACT.scaleb(Decimal(usd or 0), 9)
+    whole = nano.to_integral_value(ROUND_FLOOR)
+    return int(whole), int(EXACT.scaleb(nano - whole, 9))
+
+
+def day_of(at_s: float) -> int:
+    """The day in UTC, as the number YYYYMMDD."""
+    day = datetime.datetime.fromtimestamp(at_s, datetime.UTC)
+    return day.year * 10_000 + day.month * 100 + day.day
+
+
+def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    left = iter(rows)
+    while batch := list(islice(left, BATCH)):
+        yield batch
