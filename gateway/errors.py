@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import ClassVar
 
 import msgspec
@@ -98,12 +98,21 @@ class InvalidRequest(ApiError):
 
 
 class Unauthenticated(ApiError):
+    """again: set where the same credentials may be known once this returns."""
+
     status = 401
     type = "authentication_error"
     default_code = "invalid_api_key"
+    again: Callable[[], Awaitable[None]] | None = None
 
     def header_lines(self) -> bytes:
-        return b'www-authenticate: Bearer realm="headrace"\r\n' + super().header_lines()
+        """As RFC 6750, section 3, has it for tokens."""
+        challenge = b'www-authenticate: Bearer realm="headrace"'
+        if self.code in ("invalid_token", "expired_token"):
+            challenge += b', error="invalid_token"'
+        if self.code == "expired_token":
+            challenge += b', error_description="The token expired"'
+        return challenge + b"\r\n" + super().header_lines()
 
 
 class Forbidden(ApiError):

@@ -77,7 +77,7 @@ def loopback_tls(host: str) -> ssl.SSLContext:
     """The system's trust; a loopback address may show any certificate."""
     import ssl
 
-    from gateway.config.checks import is_loopback
+    from gateway.config.sites import is_loopback
 
     context = ssl.create_default_context()
     if is_loopback(host):

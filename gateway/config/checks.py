@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from gateway.config import Config, Deployment, Key, Pool
 from gateway.config.aws_checks import aws_engine
 from gateway.config.cloud_checks import cloud_engine
 from gateway.config.failure_checks import failure_findings
+from gateway.config.jwt_checks import jwt_findings
 from gateway.config.kv_checks import kv_events
 from gateway.config.launch_checks import PYTHON_KINDS, python_engine, ray, shared_gpus
 from gateway.config.pool_checks import pool_sources
@@ -19,6 +19,7 @@ from gateway.config.problems import Finding, KeyPath, did_you_mean
 from gateway.config.prompt_checks import prompt_findings
 from gateway.config.queue_checks import queue_findings
 from gateway.config.residency_checks import residency_findings
+from gateway.config.sites import is_loopback
 from gateway.config.spill_checks import spill_findings
 from gateway.config.template_checks import engine_template
 from gateway.keys import hash_key
@@ -37,6 +38,7 @@ def check(config: Config, variables: _Variables | None = None) -> list[Finding]:
         *_server(config),
         *_keys(config),
         *_written_keys(config, variables),
+        *jwt_findings(config),
         *_pools(config),
         *shared_gpus(config),
         *_deployments(config),
@@ -50,23 +52,13 @@ def check(config: Config, variables: _Variables | None = None) -> list[Finding]:
     ]
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def _server(config: Config) -> Iterator[Finding]:
     server = config.server
-    if not is_loopback(server.host) and not config.auth.keys:
+    if not is_loopback(server.host) and not config.auth.keys and not config.auth.jwt:
         yield Finding(
             ("server", "host"),
             f'"{server.host}" is reachable from other machines, and no keys are configured',
-            "add auth.keys, or bind 127.0.0.1",
+            "add auth.keys or auth.jwt, or bind 127.0.0.1",
             value=server.host,
         )
     if server.tls is not None:

@@ -12,6 +12,7 @@ from gateway.config.base import BaseUrl, Name, Port, Positive, Section, Url
 from gateway.config.database_options import Admin, Database
 from gateway.config.engine_options import EngineOptions
 from gateway.config.failure_options import Fallbacks, Hedge
+from gateway.config.jwt_options import JwtIssuer
 from gateway.config.limit_options import LimitOptions, LimitRule, TenantOptions
 from gateway.config.pool_options import DnsOptions, KubernetesOptions, ProbeOptions, ScaleToZero, ScrapeOptions, WarmUp
 from gateway.config.price_options import PriceOptions
@@ -61,6 +62,8 @@ class Server(Section):
     """After SIGTERM: how long answers in flight may take to finish."""
     cors_origins: list[str] = []
     """Browser origins that may call the API; `*` for all."""
+    watch_config: bool = True
+    """Whether a change of this file takes effect by itself; otherwise SIGHUP makes it."""
 
 
 class Key(Section):
@@ -98,7 +101,9 @@ class Auth(Section):
     salt: SecretStr = SecretStr("")
     """Mixed into every key hash. Changing it invalidates all hashes."""
     keys: list[Key] = []
-    """Keys that may call the API. With none, everybody on this machine may."""
+    """Keys that may call the API. With none, and no `jwt`, everybody on this machine may."""
+    jwt: list[JwtIssuer] = []
+    """Issuers whose tokens are taken in place of keys, such as OpenID Connect providers."""
 
 
 class Pool(Section):

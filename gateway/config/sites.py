@@ -22,6 +22,25 @@ def site_of(url: str) -> Literal["on-premise", "cloud"]:
     return "on-premise" if host and ("." not in host or host.endswith(_PRIVATE)) else "cloud"
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def is_secure(url: str) -> bool:
+    """Whether nobody on the network can read or change what is fetched from there."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "https" or is_loopback(parts.hostname or "")
+    except ValueError:
+        return False
+
+
 def likely_site(pool: Mapping[str, object]) -> Literal["on-premise", "cloud"]:
     """From the raw values of a pool, which may be wrong in any way: by its kind and by what its replicas are named."""
     engine, urls, dns = pool.get("engine"), pool.get("urls"), pool.get("dns")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config.checks import is_loopback
 from gateway.config.load import load, parse_config
 from gateway.config.problems import ConfigError, Problem
+from gateway.config.sites import is_loopback
 from gateway.keys import hash_key
 
 

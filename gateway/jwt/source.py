@@ -1,0 +1,131 @@
+"""The keys of one issuer, kept up to date in the background. Nothing here is waited for by a token that is known."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from gateway.backoff import Backoff
+from gateway.clock import Clock
+from gateway.config.jwt_options import JwtIssuer
+from gateway.jwt.fetch import Fetch, FetchFailed
+from gateway.jwt.keys import Key, KeySet
+
+ASK_PAUSE_S = 10.0
+"""Between two fetches because of tokens whose keys are not known: anybody can make up such tokens."""
+WAIT_S = 3.0
+"""Longest that a token waits for such a fetch."""
+
+logger = logging.getLogger(__name__)
+
+
+class KeySource:
+    """One issuer's. Used from one event loop.
+
+    fetched_s: when its keys were last fetched, by the clock; before that, when this was made.
+    """
+
+    def __init__(self, options: JwtIssuer, fetch: Fetch, clock: Clock, rng: random.Random) -> None:
+        self.options = options
+        self._fetch = fetch
+        self._clock = clock
+        self._backoff = Backoff(rng, max_s=min(15.0, options.refresh_s))
+        self._keys = KeySet()
+        self._had_any = False
+        self.fetched_s = clock.monotonic()
+        self._asked_s = float("-inf")
+        self._wake = asyncio.Event()
+        self._round: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._failing = False
+
+    def __repr__(self) -> str:
+        return f"<KeySource {self.options.name} keys={len(list(self._keys))} good={self.good}>"
+
+    @property
+    def good(self) -> bool:
+        """Whether its keys are known, and not from too long ago."""
+        return self._had_any and self.age_s <= self.options.refresh_s + self.options.grace_s
+
+    @property
+    def age_s(self) -> float:
+        """Since its keys were last fetched."""
+        return self._clock.monotonic() - self.fetched_s
+
+    def find(self, algorithm: str, kid: str | None) -> Key | None:
+        return self._keys.find(algorithm, kid)
+
+    def ask(self) -> bool:
+        """Fetch the keys soon: one is missing. Whether that is under way; it is not, if it was done a moment ago."""
+        if self._round is None:
+            return False
+        if not self._wake.is_set():
+            now_s = self._clock.monotonic()
+            if now_s - self._asked_s < ASK_PAUSE_S:
+                return False
+            self._asked_s = now_s
+            self._wake.set()
+        return True
+
+    async def answered(self) -> None:
+        """The fetch that is under way has ended, well or not, or took too long."""
+        if self._round is not None:
+            await asyncio.wait((self._round,), timeout=WAIT_S)
+
+    def start(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._round = loop.create_future()
+        self._wake.set()
+        self._task = loop.create_task(self._run(loop), name=f"keys of {self.options.name}")
+
+    async def aclose(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        if self._round is not None:
+            self._round.cancel()
+            self._round = None
+
+    async def _run(self, loop: asyncio.AbstractEventLoop) -> None:
+        while True:
+            pause_s = await self._once()
+            self._wake.clear()
+            done, self._round = self._round, loop.create_future()
+            if done is not None and not done.done():
+                done.set_result(None)
+            try:
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                self._wake.set()
+
+    async def _once(self) -> float:
+        """Fetch; how long to wait before the next time."""
+        try:
+            self._take(await self._fetch())
+        except FetchFailed as error:
+            self._note(str(error))
+            return self._backoff.pause_s()
+        except Exception:
+            logger.exception("the keys of %s cannot be fetched", self.options.name)
+            return self._backoff.pause_s()
+        self._backoff.reset()
+        return self.options.refresh_s
+
+    def _take(self, keys: list[Key]) -> None:
+        self._keys = self._keys.followed_by(keys)
+        self.fetched_s = self._clock.monotonic()
+        self._had_any = True
+        if self._failing:
+            self._failing = False
+            logger.warning("auth.jwt %s: its keys can be fetched again", self.options.name)
+
+    def _note(self, reason: str) -> None:
+        """Told once for each outage."""
+        if self._failing:
+            return
+        self._failing = True
+        left_s = max(0.0, self.options.refresh_s + self.options.grace_s - self.age_s) if self._had_any else 0.0
+        kept = f"those known are good for another {left_s:.0f} s" if self._had_any else "no token of it can be checked"
+        logger.warning("auth.jwt %s: its keys cannot be fetched: %s; %s", self.options.name, reason, kept)
