@@ -49,6 +49,8 @@ class ModelList(BaseModel):
 
 class Version(BaseModel):
     version: str
+    config: str
+    """Version of the configuration that serves."""
 
 
 class _Call(BaseModel):

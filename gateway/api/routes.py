@@ -38,6 +38,7 @@ class ApiState:
     status:   whether new requests should come here, and if not, why.
     pools:    what all workers see of the pools.
     explain:  how this worker would route a request, as if the caller had sent it.
+    config_version: of the configuration that serves.
     """
 
     identity: KeyRing
@@ -48,6 +49,7 @@ class ApiState:
     status: Callable[[], Status]
     pools: Callable[[], Awaitable[PoolList]]
     explain: Callable[[Operation, Message, Caller], Awaitable[Explanation]]
+    config_version: str
 
 
 def create_api(state: ApiState) -> FastAPI:
@@ -103,7 +105,7 @@ def _add_health(api: FastAPI, state: ApiState) -> None:
 
 def _add_models(api: FastAPI, state: ApiState) -> None:
     def caller_of(request: Request) -> Caller:
-        return state.identity.identify(dict(request.headers.raw))
+        return _caller(state, request)
 
     def described(deployment: Deployment) -> Model:
         return Model(id=deployment.name, created=state.started_at, owned_by="headrace")
@@ -145,8 +147,8 @@ def _add_service(api: FastAPI, state: ApiState, version: str) -> None:
 
     @api.get("/version", tags=["service"])
     async def get_version() -> Version:
-        """The version of the gateway."""
-        return Version(version=version)
+        """The version of the gateway, and that of its configuration."""
+        return Version(version=version, config=state.config_version)
 
     @api.get("/docs", include_in_schema=False)
     @api.get("/redoc", include_in_schema=False)
@@ -163,7 +165,7 @@ def _add_admin(api: FastAPI, state: ApiState) -> None:
     unknown: Responses = {404: {"model": ErrorAnswer, "description": "No such model"}}
 
     def admin_of(request: Request) -> Caller:
-        caller = state.identity.identify(dict(request.headers.raw))
+        caller = _caller(state, request)
         if not caller.admin:
             message = f"Key {caller.key_name!r} may not see this; its `admin` setting is not true."
             raise Forbidden(message, code="not_admin")
@@ -188,7 +190,14 @@ def _add_admin(api: FastAPI, state: ApiState) -> None:
         return Response(msgspec.json.encode(told), media_type="application/json")
 
 
+def _caller(state: ApiState, request: Request) -> Caller:
+    return state.identity.identify(dict(request.headers.raw), _address(request))
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client is not None else ""
+
+
 async def _message(request: Request) -> Message:
     raw = request.headers.raw
-    client = request.client.host if request.client is not None else ""
-    return Message(b"POST", b"", request.url.path, dict(raw), raw, await request.body(), client)
+    return Message(b"POST", b"", request.url.path, dict(raw), raw, await request.body(), _address(request))

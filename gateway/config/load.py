@@ -57,6 +57,11 @@ def parse_config(text: str, source: str = "<string>", env: Mapping[str, str] = o
     return _parse(text, source, env)[0]
 
 
+def load_text(text: str, source: str, env: Mapping[str, str] = os.environ) -> LoadedConfig:
+    """Like `parse_config`, with the warnings."""
+    return LoadedConfig(*_parse(text, source, env), None)
+
+
 def override(config: Config, values: Mapping[KeyPath, object], source: str = "command line") -> Config:
     """A copy with some values replaced, checked again as a whole.
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from gateway.http import Request, Sink
 
 _EXPOSED = (
-    b"x-request-id, x-headrace-variant, x-headrace-pool, x-headrace-replica, x-headrace-attempts, x-headrace-cache, "
-    b"retry-after, retry-after-ms, x-should-retry"
+    b"x-request-id, x-headrace-config, x-headrace-variant, x-headrace-pool, x-headrace-replica, x-headrace-attempts, "
+    b"x-headrace-cache, retry-after, retry-after-ms, x-should-retry"
 )
 
 

@@ -78,7 +78,7 @@ class RawSink:
             framing += b"connection: close\r\n"
         elif not self._may_chunk:
             framing += b"connection: keep-alive\r\n"  # an HTTP/1.0 client goes by it
-        self._head = b"%b%b%b%b\r\n" % (_status_line(status), header_lines, framing, self._state.date_line)
+        self._head = b"%b%b%b%b\r\n" % (_status_line(status), header_lines, framing, self._state.end_lines)
 
     def write(self, payload: bytes, framed: bytes | None = None) -> None:
         self.bytes_out += len(payload)

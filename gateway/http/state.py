@@ -10,6 +10,7 @@ from typing import Protocol
 
 from engines.outbox import Outbox
 from gateway.config import Server as Options
+from gateway.config.version import UNVERSIONED
 from gateway.errors import ApiError
 from gateway.http import Handler, Request
 from gateway.http.cors import Cors
@@ -37,6 +38,8 @@ class ServerState:
     route:    the handler for a request.
     refusal:  the handler that answers with an error.
     draining: answers are the last ones of their connections.
+    version:  of the configuration, for `x-headrace-config`.
+    end_lines: header lines that every answer ends with.
     """
 
     options: Options
@@ -47,7 +50,8 @@ class ServerState:
     cors: Cors | None = None
     open: set[Connection] = field(default_factory=set)
     draining: bool = False
-    date_line: bytes = b""
+    version: str = str(UNVERSIONED)
+    end_lines: bytes = b""
     _all_closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def opened(self, connection: Connection) -> None:
@@ -74,7 +78,7 @@ class ServerState:
 
     def sweep(self, now_s: float) -> None:
         """Close what has been silent, half sent or unread for too long. Called every `SWEEP_S`."""
-        self.date_line = f"date: {formatdate(usegmt=True)}\r\n".encode()
+        self.end_lines = f"x-headrace-config: {self.version}\r\ndate: {formatdate(usegmt=True)}\r\n".encode()
         for connection in list(self.open):
             connection.check(now_s)
 

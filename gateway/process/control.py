@@ -16,6 +16,7 @@ import msgspec
 from pydantic import SecretStr
 
 from gateway.config import Config
+from gateway.config.version import UNVERSIONED
 
 _LENGTH_BYTES = 4
 
@@ -24,6 +25,7 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     """To a new worker, first of all. `config`: from `pack_config`; `workers`: how many share the socket.
 
     engines_ready: False while the engines that the supervisor starts are loading; `EnginesReady` follows.
+    version, applied_at: of the configuration; Unix time in seconds.
     """
 
     worker_id: int
@@ -31,6 +33,8 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     config: bytes
     log_format: str
     engines_ready: bool = True
+    version: str = str(UNVERSIONED)
+    applied_at: float = 0.0
 
 
 class EnginesReady(msgspec.Struct, frozen=True, tag=True):

@@ -8,14 +8,19 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Coroutine
 
 from engines.launcher import LaunchError
 from gateway.config import Config
-from gateway.config.problems import ConfigError
+from gateway.config.history import Entry
+from gateway.config.watch import Watch
+from gateway.process import control_socket
 from gateway.process.banner import Console, shown_url
-from gateway.process.engine_set import Engines, together
+from gateway.process.control_socket import ControlSocket
+from gateway.process.engine_set import Engines, in_thread, together
 from gateway.process.listener import CannotListen, bind
+from gateway.process.live_config import Beginning, CannotSwitch, LiveConfig
 from gateway.process.machine import notify, reap_orphans, state_folder, usable_cores
 from gateway.process.workers import Generation, Numbering, WorkerFailed
 
@@ -29,17 +34,15 @@ _CANNOT = (CannotListen, WorkerFailed, LaunchError, OSError)
 
 
 class Supervisor:
-    """Runs the gateway from start to end, once.
+    """Runs the gateway from start to end, once."""
 
-    reread: the configuration anew, for SIGHUP; raises ConfigError. None: it does not come from a file.
-    """
-
-    def __init__(self, config: Config, reread: Callable[[], Config] | None, console: Console) -> None:
-        self._config = config
-        self._reread = reread
+    def __init__(self, beginning: Beginning, console: Console) -> None:
+        self._live = live = LiveConfig(beginning, self._switch_or_say_why, console)
+        self._text = beginning.text
         self._console = console
         self._engines = Engines(console, state_folder() / "engines")
-        self._numbering = Numbering(config.telemetry.max_tenants, self._engines.memory)
+        self._numbering = Numbering(live.config.telemetry.max_tenants, self._engines.memory, live.metrics)
+        self._control = ControlSocket(state_folder() / control_socket.NAME, live.answer)
         self._generation: Generation | None = None
         self._draining: dict[asyncio.Task[None], Generation] = {}
         self._stop_signal = 0
@@ -70,19 +73,25 @@ class Supervisor:
         except _CANNOT as error:
             self._console.fail(f"cannot start: {error}")
             return 1
-        reloading = asyncio.create_task(self._reload_when_told())
+        await self._live.begun()
+        await self._control.open()
+        changing = [asyncio.create_task(work) for work in (self._live.run(), self._reload_when_told(), self._watch())]
         await self._stop.wait()
-        reloading.cancel()
-        await asyncio.wait((reloading,))
+        for task in changing:
+            task.cancel()
+        await asyncio.wait(changing)
+        await self._control.close()
         return 0
 
     # Start
 
     async def _start(self) -> None:
-        config = self._config
+        config = self._live.config
         listener = bind(config.server.host, config.server.port)
         effective, fresh = self._engines.prepare(config)
-        self._generation = generation = self._new_generation(config, effective, listener, engines_ready=not fresh)
+        self._generation = generation = self._new_generation(
+            config, effective, listener, self._live.entry, engines_ready=not fresh
+        )
         url = self._url(generation)
         self._console.overview(effective, url, generation.count)
         await together([generation.start(), self._engines.start(fresh, patient=True)])
@@ -91,11 +100,18 @@ class Supervisor:
         notify("READY=1")
 
     def _new_generation(
-        self, config: Config, effective: Config, listener: socket.socket, *, engines_ready: bool = True
+        self, config: Config, effective: Config, listener: socket.socket, entry: Entry, *, engines_ready: bool = True
     ) -> Generation:
-        count = config.server.workers or usable_cores()
         return Generation(
-            config, effective, listener, count, self._console, self._numbering, engines_ready=engines_ready
+            config,
+            effective,
+            listener,
+            config.server.workers or usable_cores(),
+            self._console,
+            self._numbering,
+            engines_ready=engines_ready,
+            version=str(entry.version),
+            applied_at=entry.at,
         )
 
     def _url(self, generation: Generation) -> str:
@@ -132,39 +148,41 @@ class Supervisor:
             self._engines.reopen_logs()
             assert self._generation is not None
             self._generation.reopen_logs()
-            try:
-                await self._reconfigure()
-            except Exception:
-                logger.exception("SIGHUP: the configuration could not be changed, the old one stays")
+            if self._live.reader.file is None:
+                self._console.tell("SIGHUP: log files are opened anew; there is no configuration file to read again")
+            else:
+                await self._live.reread()
 
-    async def _reconfigure(self) -> None:
-        if self._reread is None:
-            self._console.tell("SIGHUP: log files are opened anew; there is no configuration file to read again")
+    async def _watch(self) -> None:
+        """Have a change of the file take effect by itself."""
+        reader = self._live.reader
+        if reader.file is None:
             return
+        watch = Watch(reader.file, self._text, reader.load_file)
+        while True:
+            await asyncio.sleep(watch.pause_s)
+            if not self._live.config.server.watch_config:
+                continue
+            found = await in_thread(lambda: watch.look(time.monotonic()))
+            if found is not None:
+                await self._live.changed(found)
+
+    async def _switch_or_say_why(self, config: Config, entry: Entry) -> None:
         try:
-            config = self._reread()
-        except ConfigError as error:
-            self._console.fail(f"SIGHUP: the configuration is refused, the old one stays:\n{error}")
-            return
-        if config == self._config and not _names_files(config):
-            self._console.tell("SIGHUP: log files are opened anew; the configuration is as it was")
-            return
-        try:
-            await self._switch(config)
+            await self._switch(config, entry)
         except _CANNOT as error:
-            self._console.fail(f"SIGHUP: the configuration is refused, the old one stays: {error}")
-        else:
-            self._console.tell("SIGHUP: the new configuration serves; the old workers finish what they have begun")
+            raise CannotSwitch(str(error)) from None
 
-    async def _switch(self, config: Config) -> None:
+    async def _switch(self, config: Config, entry: Entry) -> None:
         """New engines, then new workers, and only then an end of the old ones."""
         old = self._generation
         assert old is not None
         server = config.server
-        moves = (server.host, server.port) != (self._config.server.host, self._config.server.port)
+        before = old.config.server
+        moves = (server.host, server.port) != (before.host, before.port)
         listener = bind(server.host, server.port) if moves else old.listener.dup()
         effective, fresh = self._engines.prepare(config)
-        new = self._new_generation(config, effective, listener)
+        new = self._new_generation(config, effective, listener, entry)
         try:
             await self._engines.start(fresh, patient=False)
             await new.start()
@@ -172,7 +190,7 @@ class Supervisor:
             listener.close()
             await self._engines.keep_only(self._wanted())
             raise
-        self._generation, self._config = new, config
+        self._generation = new
         if moves:
             self._console.tell(f"gateway on {self._url(new)} with {new.count} workers")
         self._retire(old)
@@ -202,8 +220,8 @@ class Supervisor:
         if generation is not None:
             generation.listener.close()
             if not at_once:
-                self._console.tell(f"stopping: answers in flight have {self._config.server.drain_s:g} s to finish")
-            await generation.drain(self._config.server.drain_s, GRACE_S)
+                self._console.tell(f"stopping: answers in flight have {generation.config.server.drain_s:g} s to finish")
+            await generation.drain(generation.config.server.drain_s, GRACE_S)
         if self._draining:
             await asyncio.wait(self._draining)
         await self._engines.stop()
@@ -228,8 +246,3 @@ async def _unless(event: asyncio.Event, work: Coroutine[None, None, None]) -> bo
         return False
     working.result()
     return True
-
-
-def _names_files(config: Config) -> bool:
-    """Whether it leans on files that may have changed under the same names."""
-    return config.server.tls is not None or any(pool.engine.ca_file for pool in config.pools.values())

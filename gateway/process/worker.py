@@ -98,7 +98,12 @@ class Worker:
         redactor = Redactor(secrets_of(self._config))
         set_up(cast(Literal["json", "pretty"], told.log_format), redactor=redactor, worker_id=told.worker_id)
         self._gateway = Gateway(
-            self._config, worker_id=told.worker_id, metrics=self._all_metrics, pools=self._all_pools
+            self._config,
+            worker_id=told.worker_id,
+            metrics=self._all_metrics,
+            pools=self._all_pools,
+            version=told.version,
+            applied_at=told.applied_at,
         )
         self._gateway.engines_ready = told.engines_ready
         turn = Turn(Board(self._board_fd, told.workers), told.worker_id) if told.workers > 1 else None

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from engines.exit_reason import explain_exit
 from engines.launcher import Backoff
 from gateway.config import Config
+from gateway.config.version import UNVERSIONED
 from gateway.process.banner import Console
 from gateway.process.board import ABSENT, Board
 from gateway.process.control import (
@@ -165,8 +166,8 @@ class Worker:
 class Numbering:
     """The sum over all workers, those that are gone included (A22)."""
 
-    def __init__(self, max_tenants: int, beside: Callable[[], Awaitable[bytes]] | None = None) -> None:
-        """beside: a snapshot of what no worker knows, asked for at each scrape."""
+    def __init__(self, max_tenants: int, *beside: Callable[[], Awaitable[bytes]]) -> None:
+        """beside: snapshots of what no worker knows, asked for at each scrape."""
         self._bound = Bound(max_tenants)
         self._beside = beside
         self._live: set[Worker] = set()
@@ -210,8 +211,7 @@ class Numbering:
     async def expose(self, accept: str) -> Exposition:
         await self._ask_all()
         live = [worker.numbers for worker in self._live if worker.numbers is not None]
-        if self._beside is not None:
-            live.append(await self._beside())
+        live += [await snapshot() for snapshot in self._beside]
         retired = [self._retired] if self._retired is not None else []
         return render(merge(live, retired, bound=self._bound), accept)
 
@@ -221,6 +221,7 @@ class Generation:
 
     config: as it was written; the workers get `effective`, in which every pool has URLs.
     engines_ready: False: they are still loading, and `engines_loaded` will be called.
+    version, applied_at: of the configuration; Unix time in seconds.
     """
 
     def __init__(
@@ -233,6 +234,8 @@ class Generation:
         numbering: Numbering,
         *,
         engines_ready: bool = True,
+        version: str = str(UNVERSIONED),
+        applied_at: float = 0.0,
     ) -> None:
         self.listener = listener
         self.count = count
@@ -242,6 +245,8 @@ class Generation:
         self._console = console
         self._numbering = numbering
         self._engines_ready = engines_ready
+        self._version = version
+        self._applied_at = applied_at
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._workers: dict[int, Worker] = {}
         self._keepers: list[asyncio.Task[None]] = []
@@ -310,7 +315,15 @@ class Generation:
         self._board.close()
 
     async def _spawn(self, worker_id: int) -> Worker:
-        told = Configure(worker_id, self.count, self._packed, self._console.how, self._engines_ready)
+        told = Configure(
+            worker_id,
+            self.count,
+            self._packed,
+            self._console.how,
+            self._engines_ready,
+            self._version,
+            self._applied_at,
+        )
         worker = await Worker.spawn(told, self.listener, self._board, self._numbering.answer)
         self._workers[worker_id] = worker
         self._numbering.include(worker)
