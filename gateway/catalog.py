@@ -25,21 +25,26 @@ from gateway.replicas import Lease, Nobody, Replica
 from gateway.residency import Clearance
 from gateway.shares import Share
 from gateway.spill import Ladder
+from gateway.tokens.answer_field import chat_limit
 from gateway.waiting_room import WaitingRoom
-from gateway.wire import Call
+from gateway.wire import MAX_TOKENS, Call
 from router.policies import POLICIES
 from router.types import Policy
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One build of a deployment. `engine_model` is the name its engines know it by; `reader` reads its prompts."""
+    """One build of a deployment. `engine_model` is the name its engines know it by; `reader` reads its prompts.
+
+    chat_limit: the field in which its engines are told how long a chat's answer may be.
+    """
 
     name: str
     engine_model: str
     weight: float
     pools: tuple[Pool, ...]
     reader: PromptReader | None = None
+    chat_limit: str = MAX_TOKENS
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -145,7 +150,7 @@ class Catalog:
         prices = PriceTable(shipped(), overrides_of(config))
         workers = config.server.workers or usable_cores()
         for name, options in config.deployments.items():
-            deployment = _deployment(name, options, pools, reader, room, policy(POLICIES[options.policy](rng)))
+            deployment = _deployment(name, options, pools, config, reader, room, policy(POLICIES[options.policy](rng)))
             if options.spill is not None:
                 ladder = Ladder(name, options.spill, deployment.variants, deployment.menu, prices, workers)
                 deployment = replace(deployment, ladder=ladder)
@@ -182,13 +187,21 @@ def _deployment(
     name: str,
     options: Options,
     pools: Mapping[str, Pool],
+    config: Config,
     reader: MakeReader,
     room: MakeRoom,
     policy: Policy,
 ) -> Deployment:
     limits, hedge = options.timeouts, options.hedge
     variants = tuple(
-        Variant(key, v.model or name, v.weight, tuple(pools[pool] for pool in v.pools), reader(name, key, v))
+        Variant(
+            key,
+            v.model or name,
+            v.weight,
+            tuple(pools[pool] for pool in v.pools),
+            reader(name, key, v),
+            chat_limit(config.pools[pool] for pool in v.pools),
+        )
         for key, v in options.variants.items()
     )
     return Deployment(

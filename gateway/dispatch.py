@@ -104,15 +104,16 @@ class Dispatcher:
         """Read the prompt and take a place, as far as nothing has to be waited for: else it goes on with `_enter`."""
         errand.entered = True
         errand.end_turn()
-        reader = errand.variant.reader
-        if reader is not None and (errand.variant.has_choice or self._telemetry.marks_prefixes):
-            read = reader.read(errand.call, asked_with, errand.variant.block_sizes)
+        variant, call = errand.variant, errand.call
+        reader = variant.reader
+        if reader is not None and (variant.has_choice or self._telemetry.marks_prefixes or call.reading is not None):
+            read = reader.read(call, asked_with, variant.block_sizes)
             if not isinstance(read, PromptFacts):
                 errand.reading = read
                 return False
             errand.facts = of_prompt(read, reader)
         else:
-            errand.facts = rough(errand.call)
+            errand.facts = rough(call)
         return self._passes(errand, record, asked_with)
 
     async def _enter(self, errand: Errand, record: Record, asked_with: Mapping[bytes, bytes]) -> None:

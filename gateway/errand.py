@@ -117,7 +117,8 @@ class Errand:
         call, engine_model = self.call, variant.engine_model
         record.variant, record.engine_model = variant.name, engine_model
         self.variant = variant
-        self.request = EngineRequest(call.operation, body_for(call, engine_model), call.stream, self.headers)
+        body = body_for(call, engine_model, variant.chat_limit)
+        self.request = EngineRequest(call.operation, body, call.stream, self.headers)
 
     def chose(self, features: Features, index: int) -> None:
         """The policy's answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,9 +11,13 @@ from engines.base import Operation
 from gateway.errors import InvalidRequest
 from gateway.http import Request
 
+if TYPE_CHECKING:
+    from gateway.prompts.reading import Reading
+
 _AT_FIELD = re.compile(r"\$\.([A-Za-z_]+)")
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _STREAMED = (Operation.CHAT, Operation.COMPLETIONS)
+MAX_TOKENS = "max_tokens"
 
 
 class _StreamOptions(msgspec.Struct):
@@ -36,12 +41,15 @@ _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-class Call(msgspec.Struct, frozen=True):
+class Call(msgspec.Struct):
     """What a caller asks.
 
     model:       the deployment name as the caller wrote it.
     wants_usage: the caller asked for usage in the stream.
     choices:     how many answers to one prompt; the engine judges whether it may be that many.
+    output_cap:  tokens that the engine is told to end an answer at, as the caller said nothing of that; None: nothing
+                 is said.
+    reading:     what its prompt was read as, so that nobody reads it twice.
     """
 
     operation: Operation
@@ -50,6 +58,8 @@ class Call(msgspec.Struct, frozen=True):
     wants_usage: bool
     body: bytes
     choices: int = 1
+    output_cap: int | None = None
+    reading: Reading | None = None
 
     @property
     def adds_usage(self) -> bool:
@@ -97,8 +107,11 @@ def operation_of(body: bytes) -> Operation:
     return Operation.EMBEDDINGS if bytes(shape.input) else Operation.COMPLETIONS
 
 
-def body_for(call: Call, engine_model: str) -> bytes:
-    """The body as the engine is to see it: its own model name, and usage asked for. All other bytes of values stay.
+def body_for(call: Call, engine_model: str, chat_limit: str = MAX_TOKENS) -> bytes:
+    """The body as the engine is to see it: its own model name, usage asked for, the answer limited if the caller's may
+    not be as long as it likes. All other bytes of values stay.
+
+    chat_limit: the field by which it knows the limit of a chat's answer.
 
     The engine never sees a second model name: of a repeated key the last value stays, as `read_call` reads it, and keys
     that are `model` but for case, which servers written in Go take for it, are left out.
@@ -107,7 +120,7 @@ def body_for(call: Call, engine_model: str) -> bytes:
         InvalidRequest: a key is no text.
     """
     one_model = _surely_one_model(call.body)
-    if one_model and call.model == engine_model and not call.adds_usage:
+    if one_model and call.model == engine_model and not call.adds_usage and call.output_cap is None:
         return call.body
     fields = _fields(call.body)
     if not one_model:
@@ -118,6 +131,9 @@ def body_for(call: Call, engine_model: str) -> bytes:
         options = _fields(given) if given is not None and bytes(given) != b"null" else {}
         options["include_usage"] = msgspec.Raw(b"true")
         fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
+    if call.output_cap is not None:
+        limit = chat_limit if call.operation is Operation.CHAT else MAX_TOKENS
+        fields[limit] = msgspec.Raw(b"%d" % call.output_cap)
     return msgspec.json.encode(fields)
 
 

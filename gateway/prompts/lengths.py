@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 PRIOR_BYTES_PER_TOKEN = 4.0
 PRIOR_OUTPUT_TOKENS = 200.0
 _PRIOR_TOKENS = 1000.0
 """Prompt tokens that the prior weighs."""
 _KEPT = 0.98
 """What a request's weight is multiplied with at each later one."""
+_DEVIATIONS = 2.0
+"""Of an answer that is long, above the mean. If answers were as long as the exponential distribution has it, 5 % would
+be longer."""
 _MIN_BYTES_PER_TOKEN, _MAX_BYTES_PER_TOKEN = 0.5, 32.0
 
 
@@ -19,6 +24,7 @@ class Lengths:
         self._bytes = _PRIOR_TOKENS * PRIOR_BYTES_PER_TOKEN
         self._answers = 1.0
         self._output_tokens = PRIOR_OUTPUT_TOKENS
+        self._variance = PRIOR_OUTPUT_TOKENS**2
         self.bytes_per_token = PRIOR_BYTES_PER_TOKEN
         """Of prompts: bytes of text to tokens, the chat template's included."""
 
@@ -28,6 +34,11 @@ class Lengths:
     def output_tokens(self, limit: int | None) -> float:
         """Expected length of an answer that may have `limit` tokens; None: as many as it likes."""
         return self._output_tokens if limit is None else min(float(limit), self._output_tokens)
+
+    @property
+    def long_answer_tokens(self) -> int:
+        """Few answers are longer than this many tokens."""
+        return math.ceil(self._output_tokens + _DEVIATIONS * math.sqrt(self._variance))
 
     def prompt_tokens(self, text_bytes: int) -> int:
         """Expected length of a prompt of that many bytes."""
@@ -46,4 +57,6 @@ class Lengths:
         if output_tokens < 0 or (cut and output_tokens < self._output_tokens):
             return
         self._answers = self._answers * _KEPT + 1.0
-        self._output_tokens += (output_tokens - self._output_tokens) / self._answers
+        off = output_tokens - self._output_tokens
+        self._output_tokens += off / self._answers
+        self._variance += (off * (output_tokens - self._output_tokens) - self._variance) / self._answers

@@ -13,6 +13,7 @@ from gateway.prompts.body import MEDIA_TOKENS, Prompt, read_prompt
 from gateway.prompts.facts import PromptFacts
 from gateway.prompts.keys import TOKEN_BYTES, KeyMemo, first_seed
 from gateway.prompts.lengths import Lengths
+from gateway.prompts.reading import Reading
 from gateway.prompts.thread import KEY_MEMO_BYTES, PromptThread
 from gateway.wire import Call
 
@@ -75,7 +76,8 @@ class PromptReader:
     def read(
         self, call: Call, headers: Mapping[bytes, bytes], block_tokens: Sequence[int] = DEFAULT_BLOCK_TOKENS
     ) -> PromptFacts | Awaitable[PromptFacts]:
-        """What there is to know. Never raises: what cannot be read has no keys.
+        """What there is to know. Never raises: what cannot be read has no keys. A call is read once, however often
+        this is asked.
 
         Args:
             call: the request.
@@ -87,6 +89,23 @@ class PromptReader:
         """
         if not block_tokens or min(block_tokens) <= 0:
             block_tokens = DEFAULT_BLOCK_TOKENS
+        known = call.reading
+        if known is not None and known.by is self and known.block_tokens == block_tokens:
+            return known.facts
+        facts = self._read(call, headers, block_tokens)
+        if isinstance(facts, PromptFacts):
+            call.reading = Reading(self, block_tokens, facts)
+            return facts
+        return self._kept(facts, call, block_tokens)
+
+    async def _kept(self, reading: Awaitable[PromptFacts], call: Call, block_tokens: Sequence[int]) -> PromptFacts:
+        facts = await reading
+        call.reading = Reading(self, block_tokens, facts)
+        return facts
+
+    def _read(
+        self, call: Call, headers: Mapping[bytes, bytes], block_tokens: Sequence[int]
+    ) -> PromptFacts | Awaitable[PromptFacts]:
         tokenizer = self._tokenizer if len(call.body) <= MAX_TOKENIZED_BYTES else None
         if tokenizer is None and len(call.body) <= INLINE_BYTES:
             return self._by_bytes(call, headers, block_tokens, self._memo)
@@ -113,6 +132,11 @@ class PromptReader:
     def output_tokens(self, facts: PromptFacts) -> float:
         """Expected length of the answer."""
         return self._lengths.output_tokens(facts.max_output_tokens)
+
+    @property
+    def long_answer_tokens(self) -> int:
+        """Few answers are longer."""
+        return self._lengths.long_answer_tokens
 
     def _loaded(self, loading: Future[ChatTokenizer]) -> None:
         if loading.cancelled():

@@ -1,0 +1,1 @@
+"""What a call will use, told before it is admitted."""
