@@ -14,6 +14,7 @@ import uvloop
 from blockbuster import blockbuster_ctx
 
 from tests.harness import settled
+from tests.postgres import Postgres, postgres_running, programs
 
 TEST_S = 30.0
 """Longest that a coroutine test may take."""
@@ -96,3 +97,21 @@ def _sockets() -> set[str]:
         if target.startswith("socket:"):
             found.add(target)
     return found
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A server for all tests that neither freeze nor kill it."""
+    if programs() is None:
+        pytest.skip("there is no PostgreSQL server on this machine: install Debian's package postgresql")
+    with postgres_running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/headrace.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()

@@ -140,7 +140,9 @@ def _engine(url: URL) -> Engine:
             connect_args={"prepare_threshold": None},
         )
     except ModuleNotFoundError:
-        raise DatabaseUnusable("PostgreSQL needs psycopg, which is not installed: pip install 'headrace[postgres]'") from None
+        raise DatabaseUnusable(
+            "PostgreSQL needs psycopg, which is not installed: pip install 'headrace[postgres]'"
+        ) from None
 
 
 def _make_file(url: URL) -> None:
@@ -156,7 +158,7 @@ def _make_file(url: URL) -> None:
 
 
 def _set_up_sqlite(connection: DBAPIConnection, _record: object) -> None:
-    connection.isolation_level = None  # type: ignore[attr-defined] # transactions begin as `_begin_sqlite` says
+    connection.isolation_level = None  # transactions begin as `_begin_sqlite` says
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")

@@ -112,7 +112,7 @@ keys = Table(
         ["organisation", "service_account"], ["service_accounts.organisation", "service_accounts.name"]
     ),
 )
-"""Keys stay when they are revoked: usage and the audit log speak of them. What is null belongs to nobody or allows all."""
+"""Keys stay when they are revoked: usage and the audit log speak of them. Null is nobody's, or allows all."""
 
 audit = Table(
     "audit",

@@ -19,4 +19,4 @@ def test_a18_salt_and_key_both_change_the_hash() -> None:
 def test_a_new_key_is_long_safe_in_a_url_and_never_the_same() -> None:
     keys = {new_key() for _ in range(100)}
     assert len(keys) == 100
-    assert all(re.fullmatch(r"sk-hr-[0-9a-f]{8}-[A-Za-z0-9_-]{43}", key) for key in keys)
+    assert all(re.fullmatch(r"sk-hr-[0-9a-f]{12}-[A-Za-z0-9_-]{43}", key) for key in keys)
