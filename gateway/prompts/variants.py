@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gateway.config import EngineOptions, Pool, Variant
-from gateway.config.prompt_options import NO_TOKENIZER
+from gateway.config.prompt_options import NO_TOKENIZER, TIKTOKEN_SUFFIX
 from gateway.prompts.lengths import Lengths
 from gateway.prompts.reader import PromptReader
 from gateway.prompts.thread import PromptThread
@@ -40,7 +40,7 @@ def tokenizer_of(variant: Variant, pools: Mapping[str, Pool]) -> tuple[Path, Pat
 
     Looks into no folder: `engine.model` may as well be a name on Hugging Face.
     """
-    if variant.tokenizer == NO_TOKENIZER:
+    if variant.tokenizer == NO_TOKENIZER or (variant.tokenizer or "").endswith(TIKTOKEN_SUFFIX):
         return None
     template = None if variant.chat_template is None else Path(variant.chat_template).expanduser()
     if variant.tokenizer is not None:

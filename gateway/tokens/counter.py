@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
@@ -50,17 +51,18 @@ Counting = Coroutine[Any, Any, Count | None]
 class TokenCounter:
     """One for each encoding and worker.
 
-    loading:  the encoding, as soon as it is there.
+    name:     of the encoding.
+    load:     opens it; called in the executor when the first prompt is to be counted.
     executor: where long prompts are encoded; one thread.
     """
 
-    def __init__(self, name: str, loading: Future[Encoding], executor: ThreadPoolExecutor) -> None:
+    def __init__(self, name: str, load: Callable[[], Encoding], executor: ThreadPoolExecutor) -> None:
         self._name = name
+        self._load: Callable[[], Encoding] | None = load
         self._executor = executor
         self._encoding: Encoding | None = None
         self._memo: OrderedDict[bytes, int] = OrderedDict()
         self._pending = 0
-        loading.add_done_callback(self._loaded)
 
     def __repr__(self) -> str:
         there = "" if self._encoding is not None else " not loaded"
@@ -69,7 +71,10 @@ class TokenCounter:
     def count(self, call: Call) -> Count | Counting | None:
         """The tokens of the call's prompt; at once where little of it is new. None: they cannot be counted."""
         encoding = self._encoding
-        if encoding is None or len(call.body) > MAX_BODY_BYTES:
+        if encoding is None:
+            self._begin_loading()
+            return None
+        if len(call.body) > MAX_BODY_BYTES:
             return None
         texts = texts_of(call)
         if texts is None:
@@ -119,6 +124,12 @@ class TokenCounter:
             return None
         finally:
             self._pending -= 1
+
+    def _begin_loading(self) -> None:
+        load, self._load = self._load, None
+        if load is not None:
+            with contextlib.suppress(RuntimeError):  # the executor is shut down
+                self._executor.submit(load).add_done_callback(self._loaded)
 
     def _loaded(self, loading: Future[Encoding]) -> None:
         if loading.cancelled():

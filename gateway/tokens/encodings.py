@@ -9,10 +9,11 @@ from binascii import Error as Base64Error
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from gateway.config.prompt_options import TIKTOKEN_SUFFIX
+
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-SUFFIX = ".tiktoken"
 FOLDER_VARIABLE = "TIKTOKEN_CACHE_DIR"
 """tiktoken's own: where it keeps what it has fetched, each file under the SHA-1 of its address."""
 _ADDRESS = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
@@ -63,7 +64,7 @@ def known_file(encoding: str) -> Path | None:
     if not folder:
         return None
     cached = hashlib.sha1(_ADDRESS.format(encoding).encode(), usedforsecurity=False).hexdigest()
-    named = Path(folder) / f"{encoding}{SUFFIX}"
+    named = Path(folder) / f"{encoding}{TIKTOKEN_SUFFIX}"
     return named if named.is_file() else Path(folder) / cached
 
 

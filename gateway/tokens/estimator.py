@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from engines.base import Operation
 from gateway.catalog import Deployment, Variant
+from gateway.config import Config
 from gateway.limits.cost import Cost
-from gateway.prices import PriceTable
+from gateway.prices import PriceTable, shipped
+from gateway.prices.overrides import overrides_of
 from gateway.prompts import PromptFacts
 from gateway.prompts.lengths import PRIOR_OUTPUT_TOKENS
 from gateway.tokens.asked import MOST, asked
 from gateway.tokens.counter import Count, Counting, TokenCounter
+from gateway.tokens.counters import Counters
 from gateway.tokens.tariff import Tariff, tariff_of
 from gateway.upstream import BYTES_PER_TOKEN
 from gateway.wire import Call
@@ -37,21 +40,18 @@ class _Measure:
 
 
 class Estimator:
-    """One for a worker.
+    """One for a worker."""
 
-    counters: by deployment and variant.
-    """
-
-    def __init__(
-        self,
-        deployments: Iterable[Deployment],
-        prices: PriceTable,
-        counters: Mapping[tuple[str, str], TokenCounter] | None = None,
-    ) -> None:
-        self._measures = {d.name: _measure(d, prices, counters or {}) for d in deployments}
+    def __init__(self, config: Config, deployments: Iterable[Deployment]) -> None:
+        prices = PriceTable(shipped(), overrides_of(config))
+        self._counters = Counters(config)
+        self._measures = {d.name: _measure(d, prices, self._counters.by_variant) for d in deployments}
 
     def __repr__(self) -> str:
         return f"<Estimator deployments={len(self._measures)}>"
+
+    def close(self) -> None:
+        self._counters.close()
 
     def cost(self, deployment: Deployment, call: Call, headers: Mapping[bytes, bytes]) -> Cost | Awaitable[Cost]:
         """What the call will use at most, as far as anybody can tell.
