@@ -242,7 +242,8 @@ class _Writer:
             while view:
                 view = view[os.write(fd, view) :]
         except OSError:
-            self._undo(fd)
+            if len(view) < len(data):
+                self._undo(fd)
             raise
         self._tariffs |= fresh
         self._length += len(data)
