@@ -56,10 +56,11 @@ def test_pairs_of_tokens_are_part_of_the_prefill() -> None:
 
 
 def test_requests_in_flight_count_by_their_age() -> None:
-    """Mean age 20 s: the one of 30 s counts (1 + 30/20) / 2, that of 10 s (1 + 10/20) / 2; each is held up by half."""
+    """Mean age 20 s: the one of 30 s counts (1 + 30/20) / 2, that of 10 s (1 + 10/20) / 2; half of the second
+    is theirs, and counts half: they have their first tokens."""
     views = [decoding(replica("a"), 30.0), decoding(replica("b"), 10.0)]
     told = terms(Features(10_000, now_s=NOW_S), *views)
-    assert [one["stall_s"] for one in told] == [pytest.approx(0.625), pytest.approx(0.375)]
+    assert [one["stall_s"] for one in told] == [pytest.approx(0.3125), pytest.approx(0.1875)]
     assert chosen(Features(10_000, now_s=NOW_S), views) == {1}
 
 
@@ -71,14 +72,14 @@ def test_requests_that_have_waited_long_keep_a_long_prompt_away() -> None:
 
 def test_requests_of_no_age_count_as_one_each() -> None:
     told = terms(Features(10_000, now_s=NOW_S), decoding(replica("a"), 0.0, 0.0), replica("b"))
-    assert [one["stall_s"] for one in told] == [pytest.approx(1.0), 0.0]
+    assert [one["stall_s"] for one in told] == [pytest.approx(0.5), 0.0]
 
 
 def test_the_requests_of_others_are_of_the_mean_age() -> None:
     load = decoding(replica(), 20.0)
     load.others_in_flight = 3.0
     (told,) = terms(Features(10_000, now_s=NOW_S), load)
-    assert told["stall_s"] == pytest.approx(0.5 * 4)
+    assert told["stall_s"] == pytest.approx(0.25 * 4)
 
 
 def test_who_arrives_during_a_backlog_is_delayed_too() -> None:
@@ -100,11 +101,11 @@ def test_who_needs_no_prefill_delays_nobody() -> None:
     assert told["cost"] == pytest.approx(2.0)
 
 
-def test_a_full_cache_costs_a_quarter_of_a_latency() -> None:
+def test_a_full_cache_makes_an_answer_slower_by_a_quarter_which_counts_half() -> None:
     """Mean age 20 s, so a latency of 40 s; 1000 tokens there and 1500 that come, of 10,000."""
     views = [decoding(replica("a", kv=10_000), 20.0), decoding(replica("b"), 20.0)]
     told = terms(Features(1000, 500.0, now_s=NOW_S), *views)
-    assert [one["kv_s"] for one in told] == [pytest.approx(10.0 * 0.25), 0.0]
+    assert [one["kv_s"] for one in told] == [pytest.approx(10.0 * 0.125), 0.0]
 
 
 def test_the_cost_is_the_sum_of_the_terms_in_seconds() -> None:
