@@ -8,11 +8,11 @@ import datetime
 import logging
 import os
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import ROUND_FLOOR, Decimal
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 from sqlalchemy import Connection, Table, delete, select
@@ -20,7 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.backoff import Backoff
 from gateway.clock import Clock, wall_time_s
-from gateway.database import Database, DatabaseGone
+from gateway.database import Database, DatabaseError
 from gateway.usage.frames import Item
 from gateway.usage.record import EXACT, Tariff, UsageRecord
 from gateway.usage.segments import Look, hold, look, make_folder, segments, set_aside
@@ -118,29 +118,38 @@ class Intake:
             connection.execute(delete(usage_positions).where(usage_positions.c.segment == path.stem))
 
 
-async def run_intake(database: Database, folder: Path, clock: Clock, usage_days: int | None = None) -> None:
+class Desk(Protocol):
+    """Does blocking work with the database elsewhere."""
+
+    async def run(self, work: Callable[[Database], int]) -> int:
+        """Raises DatabaseError."""
+        ...
+
+
+async def run_intake(desk: Desk, folder: Path, clock: Clock, usage_days: int | None = None) -> None:
     """Take in until cancelled. While the database is away it waits, and goes on where it was.
 
+    desk:       for this alone: what it does may take a minute.
     folder:     of the workers' segments; of several gateways on one machine that share it, one at a time takes in.
     usage_days: records older than this are deleted; None: they are kept.
     """
     await asyncio.to_thread(make_folder, folder)
     with await _held(folder, clock):
-        intake, backoff = Intake(database, folder), Backoff(random.Random())  # noqa: S311 - spreads load
+        backoff = Backoff(random.Random())  # noqa: S311 - spreads load
         away, prune_at_s = False, clock.monotonic()
         while True:
             pause_s = EVERY_S
             try:
-                if await asyncio.to_thread(intake.take_in):
+                if await desk.run(lambda database: Intake(database, folder).take_in()):
                     pause_s = EVERY_S / 10
                 if clock.monotonic() >= prune_at_s:
-                    await asyncio.to_thread(intake.prune, usage_days)
+                    await desk.run(lambda database: Intake(database, folder).prune(usage_days))
                     prune_at_s = clock.monotonic() + PRUNE_S
                 if away:
                     logger.warning("usage: the database is back; what was spooled is taken in")
                 away = False
                 backoff.reset()
-            except (DatabaseGone, OSError) as error:
+            except (DatabaseError, OSError) as error:
                 if not away:
                     logger.error("usage stays in %s until it can be taken in: %s", folder, error)
                 away, pause_s = True, backoff.pause_s()

@@ -138,12 +138,12 @@ class Report(BaseModel):
     total: Line
 
 
-def report(database: Database, query: Query) -> Report:
+def report(database: Database, query: Query, within_s: float = WITHIN_S) -> Report:
     """
     Raises:
-        DatabaseGone: also if it takes longer than `WITHIN_S`.
+        DatabaseGone: also if it takes longer than `within_s`.
     """
-    with database.read(WITHIN_S) as connection:
+    with database.read(within_s) as connection:
         (total,) = _lines(connection, query, ())
         lines = _lines(connection, query, query.columns) if query.by else []
     return Report(since=query.since, until=query.until, by=list(query.by), lines=lines, total=total)

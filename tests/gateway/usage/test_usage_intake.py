@@ -18,6 +18,7 @@ from sqlalchemy import Connection, func, select
 
 from gateway.clock import RealClock
 from gateway.database import Database, DatabaseGone, open_database
+from gateway.office.desk import Desk, Opener
 from gateway.usage import intake as intake_module
 from gateway.usage.frames import framed
 from gateway.usage.intake import Intake, run_intake
@@ -144,7 +145,9 @@ def waiting(folder: Path) -> list[Path]:
 async def test_a15_while_the_database_is_away_nothing_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    database = await asyncio.to_thread(open_database, f"sqlite:///{tmp_path}/db")
+    opener = Opener(f"sqlite:///{tmp_path}/db")
+    database = await asyncio.to_thread(opener.get)
+    desk = Desk(opener, "test")
     away = True
     write = Database.write
 
@@ -159,7 +162,7 @@ async def test_a15_while_the_database_is_away_nothing_is_lost(
     monkeypatch.setattr(intake_module, "EVERY_S", 0.01)
     folder = tmp_path / "usage"
     await asyncio.to_thread(spool_some, folder, 3)
-    task = asyncio.create_task(run_intake(database, folder, RealClock(), 30))
+    task = asyncio.create_task(run_intake(desk, folder, RealClock(), 30))
     await settled(lambda: "stays in" not in caplog.text, "it was not told", 5.0)
     assert await asyncio.to_thread(stored, database) == []
     away = False
@@ -172,17 +175,19 @@ async def test_a15_while_the_database_is_away_nothing_is_lost(
     fd = await asyncio.to_thread(hold, folder)
     assert fd is not None, "another may take in now"
     os.close(fd)
-    await asyncio.to_thread(database.close)
+    desk.close()
+    await asyncio.to_thread(opener.close)
 
 
 async def test_of_two_that_share_a_folder_one_takes_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake_module, "EVERY_S", 0.01)
-    database = await asyncio.to_thread(open_database, f"sqlite:///{tmp_path}/db")
+    opener = Opener(f"sqlite:///{tmp_path}/db")
+    desk = Desk(opener, "test")
     folder = tmp_path / "usage"
     folder.mkdir()
     other = await asyncio.to_thread(hold, folder)
     assert other is not None
-    task = asyncio.create_task(run_intake(database, folder, RealClock()))
+    task = asyncio.create_task(run_intake(desk, folder, RealClock()))
     await asyncio.to_thread(spool_some, folder, 1)
     await asyncio.sleep(0.05)
     assert waiting(folder)
@@ -191,7 +196,8 @@ async def test_of_two_that_share_a_folder_one_takes_in(tmp_path: Path, monkeypat
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    await asyncio.to_thread(database.close)
+    desk.close()
+    await asyncio.to_thread(opener.close)
 
 
 class Crash(Exception):

@@ -121,7 +121,7 @@ class Disk:
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     found = Disk()
-    monkeypatch.setattr(spool_module.os, "write", found)
+    monkeypatch.setattr(os, "write", found)
     monkeypatch.setattr(spool_module, "RETRY_S", 0.01)
     return found
 
@@ -153,7 +153,7 @@ def test_a_half_written_frame_that_cannot_be_taken_back_ends_its_segment(
     spool = spool_in(tmp_path)
     fill(spool, 1)
     until(lambda: spool.written == 1)
-    monkeypatch.setattr(spool_module.os, "ftruncate", refuse)
+    monkeypatch.setattr(os, "ftruncate", refuse)
     disk.room = 20
     fill(spool, 1, 1)
     until(lambda: disk.room == 0)
@@ -185,7 +185,7 @@ def test_a_disk_that_stalls_stops_no_request_and_the_end_is_bounded(
         go.wait(10.0)
         return len(data)
 
-    monkeypatch.setattr(spool_module.os, "write", stall)
+    monkeypatch.setattr(os, "write", stall)
     monkeypatch.setattr(spool_module, "CLOSE_S", 0.05)
     spool = spool_in(tmp_path, max_records=5)
     fill(spool, 1)
@@ -204,7 +204,7 @@ def test_a_sync_that_fails_is_told(
     def refuse(fd: int) -> None:
         raise OSError(errno.EIO, "no")
 
-    monkeypatch.setattr(spool_module.os, "fdatasync", refuse)
+    monkeypatch.setattr(os, "fdatasync", refuse)
     monkeypatch.setattr(spool_module, "SYNC_S", 0.0)
     spool = spool_in(tmp_path)
     fill(spool, 1)
