@@ -103,7 +103,7 @@ class KeySource:
     async def _once(self) -> float:
         """Fetch; how long to wait before the next time."""
         try:
-            self._take(await self._fetch())
+            self.take(await self._fetch())
         except FetchFailed as error:
             self._note(str(error))
             return self._backoff.pause_s()
@@ -113,7 +113,7 @@ class KeySource:
         self._backoff.reset()
         return self.options.refresh_s
 
-    def _take(self, keys: list[Key]) -> None:
+    def take(self, keys: list[Key]) -> None:
         self._keys = self._keys.followed_by(keys)
         self.fetched_s = self._clock.monotonic()
         self._had_any = True

@@ -112,7 +112,7 @@ def deployment(rest: str, pools: str = POOLS) -> str:
             "pools.a.engine.ca_file",
             "there is no file",
         ),
-        ("server:\n  host: 0.0.0.0\n", 2, "server.host", "(add auth.keys, or bind 127.0.0.1)"),
+        ("server:\n  host: 0.0.0.0\n", 2, "server.host", "(add auth.keys or auth.jwt, or bind 127.0.0.1)"),
         ("auth:\n  keys:\n    - name: a\n", 3, "auth.keys[0]", 'has neither "hash" nor "key"'),
         (
             f"auth:\n  keys:\n    - name: a\n      key: x\n      hash: {hash_key('y', '')}\n",
