@@ -26,6 +26,7 @@ from gateway.config import Pool as PoolOptions
 from gateway.config.queue_options import QueueOptions
 from gateway.config.secrets import secrets_of
 from gateway.config.version import UNVERSIONED
+from gateway.directory.feed_client import feed_of
 from gateway.discovery import discovery_of
 from gateway.dispatch import Dispatcher
 from gateway.engine_kinds import make_engine
@@ -34,6 +35,7 @@ from gateway.http.asgi import AsgiHandler
 from gateway.http.cors import Cors
 from gateway.http.server import SWEEP_S, HttpConnection
 from gateway.http.state import ServerState
+from gateway.http.tls import server_tls
 from gateway.identity import KeyRing
 from gateway.knowledge import Knowledge
 from gateway.pipeline import Pipeline
@@ -47,6 +49,7 @@ from gateway.replicas import Lease, Nobody, Replica
 from gateway.residency import Residency
 from gateway.routes import Routes
 from gateway.spill import watch
+from gateway.standing import Standing
 from gateway.telemetry import Exposition, Redactor, Telemetry, merge, render, series
 from gateway.usage.spool import open_spool, watch_spool
 from gateway.waiting_room import WaitingRoom
@@ -69,6 +72,7 @@ class Gateway:
     pools:   where `/admin/pools` gets its answer; by default from this worker alone.
     clock:   goes with the loop that it runs on; by default the real one.
     version, applied_at: of the configuration; Unix time in seconds.
+    feed: path of the socket at which the office tells of the database's keys; empty: there is no office.
 
     Raises:
         OSError: the access log, the usage spool, a certificate or a CA file cannot be opened.
@@ -85,6 +89,7 @@ class Gateway:
         clock: Clock | None = None,
         version: str = str(UNVERSIONED),
         applied_at: float = 0.0,
+        feed: str = "",
     ) -> None:
         clock = self._clock = clock or RealClock()
         rng = random.Random()  # noqa: S311 - spreads load, guards nothing
@@ -104,8 +109,13 @@ class Gateway:
         if spool is not None:
             watch_spool(self.telemetry, spool)
         outbox = Outbox()
+        self._standing = Standing(config.tenants)
         catalog, chooser = self._routing(config, clock, rng, outbox)
-        identity = KeyRing(config.auth)
+        self._feed = feed_of(config, feed, clock, rng)
+        if self._feed is not None:
+            self.telemetry.watch(series.DIRECTORY_KEYS.name, self._feed.ring.count)
+            self.telemetry.watch(series.DIRECTORY_AGE.name, self._feed.ring.age)
+        identity = KeyRing(config.auth, self._feed.ring if self._feed is not None else None)
         cache = config.cache
         self.ledger = LocalLedger()
         self.pipeline = Pipeline(
@@ -115,12 +125,12 @@ class Gateway:
             catalog=catalog,
             ledger=self.ledger,
             cache=ExactCache(cache.max_bytes, cache.ttl_s, clock.monotonic) if cache.enabled else None,
-            dispatcher=Dispatcher(clock, rng, self.telemetry, chooser),
+            dispatcher=Dispatcher(clock, rng, self.telemetry, chooser, self._standing),
             telemetry=self.telemetry,
             clock=clock,
             keepalive_s=config.server.sse_keepalive_s,
         )
-        self._tls = _server_tls(config)
+        self._tls = server_tls(config)
         state = ApiState(
             identity,
             catalog,
@@ -162,6 +172,7 @@ class Gateway:
             {name: options.policy for name, options in self.config.deployments.items()},
             self._knowledge.jittered,
             classifier=self._classifier,
+            standing=self._standing,
             worker=self.worker_id,
             clean=self.telemetry.redactor.text,
         )
@@ -177,7 +188,7 @@ class Gateway:
             return replica
 
         def room(name: str, options: QueueOptions) -> WaitingRoom[Lease | Nobody] | None:
-            return chooser.open_room(name, options, self.telemetry) if options.max_waiting else None
+            return chooser.open_room(name, options, self.telemetry, self._standing) if options.max_waiting else None
 
         knowledge = self._knowledge = Knowledge(config, clock, rng)
         attendance = knowledge.attendance
@@ -203,6 +214,8 @@ class Gateway:
         """
         loop = asyncio.get_running_loop()
         await self._knowledge.start(turn)
+        if self._feed is not None:
+            await self._feed.start()
         for keeper in self.keepers:
             keeper.start()
         with contextlib.suppress(TimeoutError):
@@ -256,6 +269,8 @@ class Gateway:
         for keeper in self.keepers:
             await keeper.aclose()
         await self._knowledge.aclose()
+        if self._feed is not None:
+            await self._feed.aclose()
         if self._classifier is not None:
             self._classifier.close()
         await self.telemetry.aclose()
@@ -311,14 +326,6 @@ def _keeper(
         pool, options, make, clock=clock, rng=rng, discovery=discovery, warm_up=warm_up, attendance=attendance
     )
 
-
-def _server_tls(config: Config) -> ssl.SSLContext | None:
-    if config.server.tls is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(config.server.tls.cert, config.server.tls.key)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 def _wall_s() -> float:

@@ -14,6 +14,7 @@ from gateway.errors import ApiError, NoHealthyBackend, Overloaded
 from gateway.record import Record, Usage
 from gateway.replicas import NOBODY, Lease, Nobody, Replica, admitted
 from gateway.spill import Climb, Forecast, Rung, Step, best_of
+from gateway.standing import ALL_ALIKE, Standing
 from gateway.telemetry import Telemetry
 from gateway.upstream import Outcome, Reason, Rejection
 from gateway.waiting_room import LATER, Later, WaitingRoom
@@ -72,14 +73,16 @@ class Chooser:
         self._busy_until_s = 0.0
         """Until when some replica is to be asked last."""
 
-    def open_room(self, name: str, options: QueueOptions, telemetry: Telemetry) -> WaitingRoom[Lease | Nobody]:
+    def open_room(
+        self, name: str, options: QueueOptions, telemetry: Telemetry, standing: Standing = ALL_ALIKE
+    ) -> WaitingRoom[Lease | Nobody]:
         """Where the calls of a deployment wait."""
 
         def release(claim: Lease | Nobody) -> None:
             if isinstance(claim, Lease):
                 self.drop(claim)
 
-        room = WaitingRoom(name, options, self._clock, telemetry, release)
+        room = WaitingRoom(name, options, self._clock, telemetry, release, standing)
         self.rooms.append(room)
         return room
 

@@ -19,6 +19,7 @@ from gateway.prompts import Lengths, PromptFacts, PromptReader, PromptThread, op
 from gateway.prompts.variants import tokenizer_of
 from gateway.replicas import Replica
 from gateway.residency import Residency
+from gateway.standing import Standing
 from router.prefix import PrefixIndex
 
 LIMIT_S = 30.0
@@ -61,7 +62,8 @@ def explainer(config: Config) -> Iterator[Explainer]:
         catalog = Catalog(config, _pools(config, index), rng, reader)
         policies = {name: options.policy for name, options in config.deployments.items()}
         chooser, residency = Chooser(clock, rng, index), Residency(config)
-        yield Explainer(catalog, chooser, residency, clock, policies, lambda policy, rng: policy)
+        standing = Standing(config.tenants)
+        yield Explainer(catalog, chooser, residency, clock, policies, lambda policy, rng: policy, standing=standing)
     finally:
         thread.close()
 

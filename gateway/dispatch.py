@@ -19,6 +19,7 @@ from gateway.race import Race
 from gateway.record import Record
 from gateway.replicas import Lease, Nobody
 from gateway.residency import Clearance
+from gateway.standing import ALL_ALIKE, Standing
 from gateway.telemetry import Telemetry
 from gateway.upstream import Outcome, Reason, Rejection, from_engine_error
 from gateway.waiting_room import WaitingRoom
@@ -40,8 +41,16 @@ NO_HEADERS: Mapping[bytes, bytes] = {}
 class Dispatcher:
     """Sends a call to the replica that the policy chooses, within one budget of attempts and time (A19)."""
 
-    def __init__(self, clock: Clock, rng: random.Random, telemetry: Telemetry, chooser: Chooser) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        rng: random.Random,
+        telemetry: Telemetry,
+        chooser: Chooser,
+        standing: Standing = ALL_ALIKE,
+    ) -> None:
         self._clock = clock
+        self._standing = standing
         self._rng = rng
         self._telemetry = telemetry
         self._chooser = chooser
@@ -135,7 +144,8 @@ class Dispatcher:
         deployment = errand.deployment
         room = deployment.room
         if deployment.queue is not None:
-            errand.priority = priority_of(record.key_name, asked_with, deployment.queue)
+            usual = self._standing.priority(record.tenant)
+            errand.priority = priority_of(record.key_name, asked_with, deployment.queue, usual)
         if room is None or deployment.fallbacks.get(Reason.OVERLOADED):
             return True
         if not room.lets_pass(record.tenant):
@@ -153,7 +163,7 @@ class Dispatcher:
         Raises:
             Overloaded: it is not to wait, or has waited too long.
         """
-        ticket = errand.ticket(record.tenant)
+        ticket = errand.ticket(record.tenant, record.flow)
         turn = await room.enter(ticket, lambda strict: self._chooser.claim(errand, record, strict=strict))
         errand.turn = turn
         record.queue_position, record.queued_s = turn.position, record.queued_s + turn.queued_s

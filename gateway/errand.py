@@ -163,13 +163,13 @@ class Errand:
             if r not in self.tried
         )
 
-    def ticket(self, tenant: str) -> Ticket:
+    def ticket(self, tenant: str, flow: str) -> Ticket:
         """What it is to the queue."""
         facts = self.facts
         until_s = None if self.total_s is None else self.started_s + self.total_s
         cost = charge(facts.prompt_tokens, facts.output_tokens)
         group = None if self.tried else (self.variant.name, self.clearance.name)
-        return Ticket(tenant, cost, self.priority, group, until_s=until_s)
+        return Ticket(tenant, cost, self.priority, group, until_s=until_s, flow=flow)
 
     def answered(self, usage: Usage, *, cut: bool) -> None:
         """What it really took. cut: the answer was ended by its limit."""

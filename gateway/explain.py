@@ -39,6 +39,7 @@ from gateway.priority import priority_of
 from gateway.prompts import PromptFacts
 from gateway.replicas import Replica, admitted
 from gateway.residency import Residency
+from gateway.standing import ALL_ALIKE, Standing
 from gateway.upstream import Reason
 from gateway.wire import Call, read_call
 from router.breaker import BreakerState
@@ -73,6 +74,7 @@ class Explainer:
         twin: Twin,
         *,
         classifier: Classifier | None = None,
+        standing: Standing = ALL_ALIKE,
         worker: int | None = None,
         clean: Callable[[str], str] = str,
     ) -> None:
@@ -83,6 +85,7 @@ class Explainer:
         self._policies = policies
         self._twin = twin
         self._classifier = classifier
+        self._standing = standing
         self._worker = worker
         self._clean = clean
 
@@ -97,7 +100,9 @@ class Explainer:
         clearance = self._residency.decide(caller, request)
         if self._classifier is not None:
             clearance = await self._classifier.tightened(clearance, call)
-        priority = 0 if deployment.queue is None else priority_of(caller.key_name, request.headers, deployment.queue)
+        priority, usual = 0, self._standing.priority(caller.tenant)
+        if deployment.queue is not None:
+            priority = priority_of(caller.key_name, request.headers, deployment.queue, usual)
         needs = deployment.menu.needs_of(call)
         fitting = {
             v.name for v in deployment.menu.fitting([v for v in deployment.variants if v.admits(clearance)], needs)

@@ -1,4 +1,4 @@
-"""In which class a request waits: that of its key, or a lower one that it asks for."""
+"""In which class a request waits: that of its key, else of its tenant, or a lower one that it asks for."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ PRIORITY = b"x-headrace-priority"
 OBJECTIVE = b"x-gateway-inference-objective"
 
 
-def priority_of(key_name: str, headers: Mapping[bytes, bytes], options: QueueOptions) -> int:
+def priority_of(key_name: str, headers: Mapping[bytes, bytes], options: QueueOptions, usual: int = 0) -> int:
     """The class; a lower number goes first.
+
+    usual: that of the tenant, for keys of which the queue says nothing.
 
     Raises:
         InvalidRequest: `x-headrace-priority` is no class.
     """
-    own = options.classes.get(key_name, 0)
+    own = options.classes.get(key_name, usual)
     asked = headers.get(PRIORITY)
     if asked is None:
         objective = headers.get(OBJECTIVE)

@@ -63,6 +63,8 @@ class Record(msgspec.Struct):
     """When it was chosen, from then to the first token."""
     predicted_cached_tokens: int = 0
     """Of the prompt, what the replica was taken to hold."""
+    flow: str = ""
+    """Of the tenant: as a trusted proxy named it."""
     prefix: Prefix = NO_PREFIX
     """What the prompt begins with."""
     queue_position: int = 0

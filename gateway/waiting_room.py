@@ -14,6 +14,7 @@ from typing import Generic, Self, TypeVar
 from gateway.clock import Clock
 from gateway.config.queue_options import QueueOptions
 from gateway.errors import ApiError, Overloaded
+from gateway.standing import ALL_ALIKE, Standing, Weights
 from gateway.telemetry import Telemetry, series
 from router.fair_queue import Entry, FairQueue
 from router.pace import Pace
@@ -53,6 +54,7 @@ class Ticket:
                 that may see a request make a good group.
     deadline_s: orders the requests of a tenant; None: by age. Passing it has no other effect.
     until_s:    when the request's own time is up; None: only `queue.max_wait_s` counts.
+    flow:       of the tenant: its flows take turns; empty: none in particular.
     """
 
     tenant: str
@@ -61,6 +63,7 @@ class Ticket:
     group: Hashable | None = None
     deadline_s: float | None = None
     until_s: float | None = None
+    flow: str = ""
 
 
 class Turn(Generic[C]):
@@ -130,17 +133,25 @@ class WaitingRoom(Generic[C]):
         name: the deployment's.
         options: its `queue` section.
         release: gives back a claim that its request, gone in the meantime, could not take over.
+        standing: of tenants of whom the section says nothing.
     """
 
     def __init__(
-        self, name: str, options: QueueOptions, clock: Clock, telemetry: Telemetry, release: Callable[[C], None]
+        self,
+        name: str,
+        options: QueueOptions,
+        clock: Clock,
+        telemetry: Telemetry,
+        release: Callable[[C], None],
+        standing: Standing = ALL_ALIKE,
     ) -> None:
         self._name = name
         self._options = options
         self._clock = clock
         self._telemetry = telemetry
         self._release = release
-        self._queue: FairQueue[_Waiter[C]] = FairQueue(options.max_waiting, options.age_s, options.weights)
+        weights = Weights(options.weights, standing)
+        self._queue: FairQueue[_Waiter[C]] = FairQueue(options.max_waiting, options.age_s, weights)
         self._full: set[tuple[Hashable, bool]] = set()
         """Groups for which there was no place when last asked, with how they asked; nothing has freed up since."""
         self._passed = 0
@@ -175,7 +186,7 @@ class WaitingRoom(Generic[C]):
             raise self._refusal("closing", _CLOSING)
         deadline_s = now_s + self._options.max_wait_s if ticket.deadline_s is None else ticket.deadline_s
         waiter = _Waiter(claim, ticket.group)
-        entry = Entry(ticket.tenant, ticket.cost, waiter, ticket.priority, deadline_s)
+        entry = Entry(ticket.tenant, ticket.cost, waiter, ticket.priority, deadline_s, ticket.flow)
         self._contended(ticket.tenant, now_s)
         if not self._queue:
             strict = now_s < self._contended_until_s

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from router.lazy_heap import LazyHeap
 
@@ -33,6 +33,10 @@ MOST_IDLE = 1024
 
 T = TypeVar("T")
 
+_Turn = tuple[float, float]
+"""Of an entry within its tenant: where it starts, its deadline."""
+_FIRST: _Turn = (-math.inf, -math.inf)
+
 
 def charge(uncached_tokens: float, output_tokens: float) -> float:
     """What a request costs its tenant."""
@@ -45,17 +49,29 @@ class Entry(Generic[T]):
     priority:   its class; lower goes first, always.
     cost:       what its tenant is charged for it (`charge`), as expected; after `settle`, what it really was.
     deadline_s: within its tenant the earliest goes first; entries without one go after those that have one.
+    flow:       of its tenant: flows of one tenant take turns, whatever the deadlines; empty: one flow like the others.
     since_s:    when it was put in. band: the class that it has risen to.
     """
 
-    __slots__ = ("_flow", "band", "cost", "deadline_s", "payload", "priority", "since_s", "tenant")
+    __slots__ = ("_flow", "band", "cost", "deadline_s", "flow", "payload", "priority", "since_s", "start", "tenant")
 
-    def __init__(self, tenant: str, cost: float, payload: T, priority: int = 0, deadline_s: float = math.inf) -> None:
+    def __init__(
+        self,
+        tenant: str,
+        cost: float,
+        payload: T,
+        priority: int = 0,
+        deadline_s: float = math.inf,
+        flow: str = "",
+    ) -> None:
         self.tenant = tenant
         self.cost = cost
         self.payload = payload
         self.priority = priority
         self.deadline_s = deadline_s
+        self.flow = flow
+        self.start = 0.0
+        """Its turn among its tenant's flows, in what they cost."""
         self.since_s = 0.0
         self.band = priority
         self._flow: _Flow[T] | None = None
@@ -71,19 +87,27 @@ class Entry(Generic[T]):
 
 
 class _Flow(Generic[T]):
-    """The entries of one tenant in one class. `ahead`: its virtual time."""
+    """The entries of one tenant in one class. `ahead`: its virtual time.
 
-    __slots__ = ("ahead", "band", "cost", "entries", "latest_s", "weight")
+    The tenant's own flows take turns by start-time fair queueing as well: each entry starts where the one before it in
+    its flow ends, and no earlier than what was served last. Nothing of that is kept while there are no named ones.
+    """
+
+    __slots__ = ("ahead", "band", "cost", "ends", "entries", "latest", "started", "weight")
 
     def __init__(self, band: _Band[T], weight: float) -> None:
         self.band = band
         self.weight = weight
         self.ahead = 0.0
-        self.entries: LazyHeap[Entry[T]] = LazyHeap()
+        self.entries: LazyHeap[Entry[T], _Turn] = LazyHeap()
         self.cost = 0.0
         """Of all its entries."""
-        self.latest_s = -math.inf
-        """No entry has a later deadline."""
+        self.latest = _FIRST
+        """No entry goes later."""
+        self.started = 0.0
+        """Where the entry started that was served last."""
+        self.ends: dict[str, float] = {}
+        """Where the last entry of each of its flows ends."""
 
     def join(self) -> None:
         """It was idle: that earns it the credit and no more."""
@@ -92,11 +116,24 @@ class _Flow(Generic[T]):
     def add(self, entry: Entry[T]) -> None:
         if not self.entries:
             self.join()
-            self.latest_s = -math.inf
-        self.entries.put(entry, entry.deadline_s)
+            self.latest, self.started = _FIRST, 0.0
+            self.ends.clear()
+        entry.start = self._start(entry)
+        key = (entry.start, entry.deadline_s)
+        self.entries.put(entry, key)
         self.cost += entry.cost
-        self.latest_s = max(self.latest_s, entry.deadline_s)
+        self.latest = max(self.latest, key)
         self.reorder()
+
+    def _start(self, entry: Entry[T]) -> float:
+        ends = self.ends
+        if not ends and not entry.flow:
+            return self.started
+        if len(ends) > 2 * len(self.entries) + MOST_IDLE:
+            self.ends = ends = {name: end for name, end in ends.items() if end > self.started}
+        start = max(self.started, ends.get(entry.flow, self.started))
+        ends[entry.flow] = start + entry.cost
+        return start
 
     def take(self, entry: Entry[T]) -> None:
         self.entries.remove(entry)
@@ -122,8 +159,8 @@ class _Band(Generic[T]):
         self.present = 0.0
         self.waiting = 0
         self.flows: dict[str, _Flow[T]] = {}
-        self.order: LazyHeap[_Flow[T]] = LazyHeap()
-        self.by_length: LazyHeap[_Flow[T]] = LazyHeap()
+        self.order: LazyHeap[_Flow[T], float] = LazyHeap()
+        self.by_length: LazyHeap[_Flow[T], float] = LazyHeap()
 
     def __lt__(self, other: _Band[T]) -> bool:
         return self.priority < other.priority
@@ -142,6 +179,9 @@ class _Band(Generic[T]):
             if len(self.flows) >= 2 * len(self.order) + MOST_IDLE:
                 self._forget()
             flow = self.flows[tenant] = _Flow(self, weight)
+        elif flow.weight != weight:
+            flow.weight = weight
+            self.reorder(flow)
         return flow
 
     def _forget(self) -> None:
@@ -152,6 +192,12 @@ class _Band(Generic[T]):
         self.flows = kept
 
 
+class Weights(Protocol):
+    """A mapping, or whatever else knows the share of a tenant."""
+
+    def get(self, tenant: str, otherwise: float, /) -> float: ...
+
+
 class FairQueue(Generic[T]):
     """At most `limit` entries, in the order in which they are to be served.
 
@@ -160,27 +206,26 @@ class FairQueue(Generic[T]):
     2. In a class, the tenant that is least ahead of its share. One that was idle begins level with the others, less the
        credit, and owes what it was served last. Between two tenants that both have entries, what they were served,
        each over its weight, differs by at most two entries' cost, and once by the credit.
-    3. Of a tenant, the earliest deadline.
+    3. Of a tenant, its flows take turns as tenants do, all with the same share. Of a flow, the earliest deadline; where
+       flows have names, whichever came first.
 
     Args:
         limit: entries at most; at 0 nothing ever waits.
         age_s: see above.
-        weights: what each tenant's share is, relative to 1.0 for those that are not named.
+        weights: what each tenant's share is, relative to 1.0 for those that are not named. May change at any time.
         credit: see above; at 0.0 idling earns nothing.
     """
 
-    def __init__(
-        self, limit: int, age_s: float = 10.0, weights: Mapping[str, float] | None = None, credit: float = CREDIT
-    ) -> None:
+    def __init__(self, limit: int, age_s: float = 10.0, weights: Weights | None = None, credit: float = CREDIT) -> None:
         self.limit = limit
         self._age_s = age_s
         self._credit = credit
-        self._weights = dict(weights or {})
+        self._weights = weights or {}
         self._bands: list[_Band[T]] = []
         self._by_priority: dict[int, _Band[T]] = {}
         self._given: Counter[int] = Counter()
         """Entries by the class that they were given."""
-        self._rising: LazyHeap[Entry[T]] = LazyHeap()
+        self._rising: LazyHeap[Entry[T], float] = LazyHeap()
         """Entries by when they rise next. Every entry that waits is in it."""
 
     def __len__(self) -> int:
@@ -319,6 +364,8 @@ class FairQueue(Generic[T]):
         band = flow.band
         first = band.order.first()
         band.present = max(band.present, flow.ahead if first is None else first[0])
+        if entry in flow.entries:
+            flow.started = max(flow.started, entry.start)
         flow.spend(entry.cost)
 
     def _drop(self, entry: Entry[T]) -> None:
@@ -352,7 +399,7 @@ class FairQueue(Generic[T]):
 def _before(flow: _Flow[T], entry: Entry[T]) -> tuple[int, float]:
     """How many entries of its own tenant go before this one, and what they cost."""
     entries = flow.entries
-    if entry.deadline_s >= flow.latest_s and entries.last_put() is entry:
+    if (entry.start, entry.deadline_s) >= flow.latest and entries.last_put() is entry:
         return len(entries) - 1, flow.cost - entry.cost
     count, cost = 0, 0.0
     for other in entries.in_order():

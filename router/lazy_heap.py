@@ -10,9 +10,10 @@ SLACK = 16
 """Rows out of date that a heap keeps however few items it has."""
 
 T = TypeVar("T", bound=Hashable)
+K = TypeVar("K", float, tuple[float, float])
 
 
-class LazyHeap(Generic[T]):
+class LazyHeap(Generic[T, K]):
     """Items by their key, the lowest first; of equal keys, whichever was put in first.
 
     What is moved or taken out leaves its row behind until that comes up, or until such rows outnumber the items. So
@@ -22,7 +23,7 @@ class LazyHeap(Generic[T]):
     __slots__ = ("_puts", "_rows", "_valid")
 
     def __init__(self) -> None:
-        self._rows: list[tuple[float, int, T]] = []
+        self._rows: list[tuple[K, int, T]] = []
         self._valid: dict[T, int] = {}
         """Which row of each item counts."""
         self._puts = 0
@@ -37,7 +38,7 @@ class LazyHeap(Generic[T]):
         """In the order in which they were put in or moved."""
         return iter(self._valid)
 
-    def put(self, item: T, key: float) -> None:
+    def put(self, item: T, key: K) -> None:
         """Put it in, or move it."""
         self._puts += 1
         self._valid.pop(item, None)
@@ -50,7 +51,7 @@ class LazyHeap(Generic[T]):
         del self._valid[item]
         self._tidy()
 
-    def first(self) -> tuple[float, T] | None:
+    def first(self) -> tuple[K, T] | None:
         """The lowest key and its item; None: there is none."""
         rows = self._rows
         while rows:

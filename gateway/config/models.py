@@ -91,6 +91,9 @@ class Key(Section):
     """Requests of this key in flight at once, per gateway worker; none: no limit."""
     sensitivity: Name | None = None
     """Sensitivity class of this key's requests, one of `residency.classes`; none: `residency.default`."""
+    may_name_flow: bool = False
+    """Whether the key is that of a trusted proxy, which says by `x-gateway-inference-fairness-id` whose request it
+    passes on: in the queue these flows take turns within the tenant's share. From other keys the header is ignored."""
     admin: bool = False
     """Whether this key may see how the gateway itself is doing: `/admin/…`."""
 

@@ -14,7 +14,7 @@ ITEMS = st.integers(0, 20)
 class Heap(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.heap: LazyHeap[int] = LazyHeap()
+        self.heap: LazyHeap[int, float] = LazyHeap()
         self.model: dict[int, float] = {}
         """In the order in which they were put in."""
 
@@ -49,7 +49,7 @@ TestHeap = Heap.TestCase
 
 
 def test_what_moves_for_ever_takes_no_more_room() -> None:
-    heap: LazyHeap[str] = LazyHeap()
+    heap: LazyHeap[str, float] = LazyHeap()
     for step in range(10_000):
         heap.put("a", float(step))
     assert len(heap._rows) <= 2 + SLACK
