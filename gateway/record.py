@@ -56,7 +56,7 @@ class Record(msgspec.Struct):
     fallback_reason: str = ""
     """Why it was: error, overloaded, context_length or policy."""
     route_reason: str = ""
-    """Why the replica was chosen: prefix, load, only or retry."""
+    """Why the replica was chosen: prefix, load, only, retry, or, where it spilled, cloud or smaller."""
     chosen_s: float = 0.0
     """Instant at which the replica was chosen."""
     predicted_ttft_s: float = 0.0
