@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import ssl
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable
@@ -13,7 +12,6 @@ from socket import socket
 
 from cache.store import ExactCache
 from engines.outbox import Outbox
-from gateway.admission import LocalLedger
 from gateway.api.openapi import Status
 from gateway.api.routes import ApiState, create_api
 from gateway.attendance import Attendance
@@ -26,6 +24,7 @@ from gateway.config import Pool as PoolOptions
 from gateway.config.queue_options import QueueOptions
 from gateway.config.secrets import secrets_of
 from gateway.config.version import UNVERSIONED
+from gateway.directory.entries import OrganisationEntry
 from gateway.directory.feed_client import feed_of
 from gateway.discovery import discovery_of
 from gateway.dispatch import Dispatcher
@@ -38,6 +37,8 @@ from gateway.http.state import ServerState
 from gateway.http.tls import server_tls
 from gateway.identity import KeyRing
 from gateway.knowledge import Knowledge
+from gateway.limits.build import open_ledger
+from gateway.limits.build import watch as watch_limits
 from gateway.pipeline import Pipeline
 from gateway.pool_keeper import MakeReplica, PoolKeeper
 from gateway.pool_report import PoolList, report, states
@@ -51,6 +52,7 @@ from gateway.routes import Routes
 from gateway.spill import watch
 from gateway.standing import Standing
 from gateway.telemetry import Exposition, Redactor, Telemetry, merge, render, series
+from gateway.tokens.estimator import Estimator
 from gateway.usage.spool import open_spool, watch_spool
 from gateway.waiting_room import WaitingRoom
 from gateway.warm_up import WarmUpCall, engine_models
@@ -109,7 +111,7 @@ class Gateway:
         if spool is not None:
             watch_spool(self.telemetry, spool)
         outbox = Outbox()
-        self._standing = Standing(config.tenants)
+        self._standing = Standing(config.tenants, self._organisation)
         catalog, chooser = self._routing(config, clock, rng, outbox)
         self._feed = feed_of(config, feed, clock, rng)
         if self._feed is not None:
@@ -117,12 +119,15 @@ class Gateway:
             self.telemetry.watch(series.DIRECTORY_AGE.name, self._feed.ring.age)
         identity = KeyRing(config.auth, self._feed.ring if self._feed is not None else None)
         cache = config.cache
-        self.ledger = LocalLedger()
+        self.ledger = open_ledger(config, clock, workers=self._knowledge.workers)
+        watch_limits(self.telemetry, self.ledger)
+        self._estimator = Estimator(config, catalog.deployments)
         self.pipeline = Pipeline(
             identity=identity,
             residency=residency,
             classifier=self._classifier,
             catalog=catalog,
+            estimator=self._estimator,
             ledger=self.ledger,
             cache=ExactCache(cache.max_bytes, cache.ttl_s, clock.monotonic) if cache.enabled else None,
             dispatcher=Dispatcher(clock, rng, self.telemetry, chooser, self._standing),
@@ -162,6 +167,10 @@ class Gateway:
         state.version = version
         self.telemetry.watch(series.CONFIG_INFO.name, lambda: [] if state.draining else [((version,), 1.0)])
         self.telemetry.watch(series.CONFIG_APPLIED.name, lambda: [] if state.draining else [((), applied_at)])
+
+    def _organisation(self, name: str) -> OrganisationEntry | None:
+        """What the directory has by that name."""
+        return None if self._feed is None else self._feed.ring.organisations.get(name)
 
     def _explainer(self, catalog: Catalog, chooser: Chooser, residency: Residency) -> Explainer:
         return Explainer(
@@ -214,6 +223,7 @@ class Gateway:
         """
         loop = asyncio.get_running_loop()
         await self._knowledge.start(turn)
+        await self.ledger.start()
         if self._feed is not None:
             await self._feed.start()
         for keeper in self.keepers:
@@ -268,6 +278,8 @@ class Gateway:
         await self.cut_off()
         for keeper in self.keepers:
             await keeper.aclose()
+        self._estimator.close()
+        await self.ledger.aclose()
         await self._knowledge.aclose()
         if self._feed is not None:
             await self._feed.aclose()
@@ -325,7 +337,6 @@ def _keeper(
     return PoolKeeper(
         pool, options, make, clock=clock, rng=rng, discovery=discovery, warm_up=warm_up, attendance=attendance
     )
-
 
 
 def _wall_s() -> float:
