@@ -26,6 +26,7 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
 
     engines_ready: False while the engines that the supervisor starts are loading; `EnginesReady` follows.
     version, applied_at: of the configuration; Unix time in seconds.
+    feed: path of the office's socket; empty: there is no database, and no office.
     """
 
     worker_id: int
@@ -35,6 +36,7 @@ class Configure(msgspec.Struct, frozen=True, tag=True):
     engines_ready: bool = True
     version: str = str(UNVERSIONED)
     applied_at: float = 0.0
+    feed: str = ""
 
 
 class EnginesReady(msgspec.Struct, frozen=True, tag=True):
@@ -107,8 +109,35 @@ class Gather(msgspec.Struct, frozen=True, tag=True):
     id: int
 
 
+class Inquire(msgspec.Struct, frozen=True, tag=True):
+    """From the office: a `gateway.config.live.Question` about the configuration, as JSON."""
+
+    id: int
+    question: bytes
+
+
+class Informed(msgspec.Struct, frozen=True, tag=True):
+    """To the office: the answer to `Inquire`, as JSON."""
+
+    id: int
+    answer: bytes
+
+
 Message = (
-    Configure | EnginesReady | Drain | Ask | Exposed | Gathered | Reopen | Started | Refused | Numbers | Scrape | Gather
+    Configure
+    | EnginesReady
+    | Drain
+    | Ask
+    | Exposed
+    | Gathered
+    | Reopen
+    | Started
+    | Refused
+    | Numbers
+    | Scrape
+    | Gather
+    | Inquire
+    | Informed
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import math
 import os
+import signal
 import socket
 from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -27,6 +31,11 @@ def state_folder() -> Path:
     with contextlib.suppress(RuntimeError):
         return Path(base).expanduser().absolute() / "headrace"
     return Path("/tmp/headrace")  # noqa: S108 - a user without a home
+
+
+def bind_to_parent() -> None:
+    """Have the kernel send SIGTERM when the parent dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def notify(state: str) -> None:

@@ -19,9 +19,11 @@ from gateway.process import control_socket
 from gateway.process.banner import Console, shown_url
 from gateway.process.control_socket import ControlSocket
 from gateway.process.engine_set import Engines, in_thread, together
+from gateway.process.forks import Nursery
 from gateway.process.listener import CannotListen, bind
 from gateway.process.live_config import Beginning, CannotSwitch, LiveConfig
 from gateway.process.machine import notify, reap_orphans, state_folder, usable_cores
+from gateway.process.office import Office
 from gateway.process.workers import Generation, Numbering, WorkerFailed
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,9 @@ class Supervisor:
         self._console = console
         self._engines = Engines(console, state_folder() / "engines")
         self._numbering = Numbering(live.config.telemetry.max_tenants, self._engines.memory, live.metrics)
+        self._nursery = Nursery()
         self._control = ControlSocket(state_folder() / control_socket.NAME, live.answer)
+        self._office = Office(state_folder(), console, self._numbering, live.answer)
         self._generation: Generation | None = None
         self._draining: dict[asyncio.Task[None], Generation] = {}
         self._stop_signal = 0
@@ -88,6 +92,7 @@ class Supervisor:
     async def _start(self) -> None:
         config = self._live.config
         listener = bind(config.server.host, config.server.port)
+        self._office.use(config, self._live.version)
         effective, fresh = self._engines.prepare(config)
         self._generation = generation = self._new_generation(
             config, effective, listener, self._live.entry, engines_ready=not fresh
@@ -109,9 +114,11 @@ class Supervisor:
             config.server.workers or usable_cores(),
             self._console,
             self._numbering,
+            self._nursery,
             engines_ready=engines_ready,
             version=str(entry.version),
             applied_at=entry.at,
+            feed=self._office.feed_for(config),
         )
 
     def _url(self, generation: Generation) -> str:
@@ -148,6 +155,7 @@ class Supervisor:
             self._engines.reopen_logs()
             assert self._generation is not None
             self._generation.reopen_logs()
+            self._office.reopen_logs()
             if self._live.reader.file is None:
                 self._console.tell("SIGHUP: log files are opened anew; there is no configuration file to read again")
             else:
@@ -181,13 +189,15 @@ class Supervisor:
         before = old.config.server
         moves = (server.host, server.port) != (before.host, before.port)
         listener = bind(server.host, server.port) if moves else old.listener.dup()
-        effective, fresh = self._engines.prepare(config)
-        new = self._new_generation(config, effective, listener, entry)
         try:
+            self._office.use(config, str(entry.version))
+            effective, fresh = self._engines.prepare(config)
+            new = self._new_generation(config, effective, listener, entry)
             await self._engines.start(fresh, patient=False)
             await new.start()
         except BaseException:
             listener.close()
+            self._office.use(old.config, self._live.version)
             await self._engines.keep_only(self._wanted())
             raise
         self._generation = new
@@ -224,6 +234,8 @@ class Supervisor:
             await generation.drain(generation.config.server.drain_s, GRACE_S)
         if self._draining:
             await asyncio.wait(self._draining)
+        await self._office.end()
+        await self._nursery.aclose()
         await self._engines.stop()
         if not at_once:
             self._console.tell("stopped")
@@ -231,6 +243,7 @@ class Supervisor:
     def _kill(self) -> None:
         for generation in [*self._draining.values(), *([self._generation] if self._generation else [])]:
             generation.kill()
+        self._office.kill()
         self._engines.kill()
 
 

@@ -1,17 +1,18 @@
-"""One gateway worker: `python -m gateway.process.worker LISTENER_FD CHANNEL_FD BOARD_FD`, run by the supervisor."""
+"""One gateway worker, forked by the nursery and told by the supervisor what to do."""
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import itertools
 import logging
 import resource
 import signal
 import socket
-import sys
+from collections.abc import Sequence
 from typing import Literal, cast
+
+import uvloop
 
 from gateway.app import Gateway
 from gateway.config import Config
@@ -48,7 +49,6 @@ OVERTIME_S = 5.0
 SETTLE_S = 0.05
 """For what was cut off to be counted."""
 SCRAPE_S = 2.0
-_PR_SET_PDEATHSIG = 1
 _MAX_FILES = 1 << 20
 _GC_THRESHOLDS = (50_000, 20, 50)
 
@@ -104,6 +104,7 @@ class Worker:
             pools=self._all_pools,
             version=told.version,
             applied_at=told.applied_at,
+            feed=told.feed,
         )
         self._gateway.engines_ready = told.engines_ready
         turn = Turn(Board(self._board_fd, told.workers), told.worker_id) if told.workers > 1 else None
@@ -205,11 +206,6 @@ class Worker:
         signal.setitimer(signal.ITIMER_REAL, self._config.server.drain_s + OVERTIME_S)
 
 
-def _bind_to_parent() -> None:
-    """Have the kernel send SIGTERM when the supervisor dies; the end of the channel says the same."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-
-
 def _raise_file_limit() -> None:
     """Two descriptors a stream: the usual soft limit of 1024 is soon reached."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -219,21 +215,18 @@ def _raise_file_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-async def _run(listener_fd: int, channel_fd: int, board_fd: int) -> int:
+async def _run(channel_fd: int, listener_fd: int, board_fd: int) -> int:
     return await Worker(socket.socket(fileno=listener_fd), socket.socket(fileno=channel_fd), board_fd).run()
 
 
-def main(argv: list[str]) -> int:
+def serve(fds: Sequence[int]) -> int:
+    """Be a worker until told to end. Returns the exit status.
+
+    fds: of the channel to the supervisor, of the listening socket, and of the board.
+    """
     # Ctrl-C in a terminal reaches the whole group; the supervisor says what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    _bind_to_parent()
     _raise_file_limit()
-    import uvloop
-
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_run(*map(int, argv)))
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+        return runner.run(_run(*fds))

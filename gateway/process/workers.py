@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import random
 import socket
-import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from engines.exit_reason import explain_exit
 from engines.launcher import Backoff
@@ -27,6 +25,7 @@ from gateway.process.control import (
     Exposed,
     Gather,
     Gathered,
+    Inquire,
     Message,
     Numbers,
     Refused,
@@ -35,6 +34,7 @@ from gateway.process.control import (
     Started,
     pack_config,
 )
+from gateway.process.forks import Nursery, Process, Start
 from gateway.telemetry import Bound, Exposition, merge, render, retire
 
 ASK_S = 0.2
@@ -43,6 +43,10 @@ START_S = 60.0
 OVERTIME_S = 10.0
 """From the drain limit to SIGKILL."""
 BACKOFF = Backoff(first_s=0.1, max_s=10.0, healthy_s=30.0, crash_loop_after=4)
+
+
+Question = Scrape | Gather | Inquire
+"""What a process asks the supervisor."""
 
 
 class WorkerFailed(Exception):
@@ -58,8 +62,8 @@ class Worker:
     def __init__(
         self,
         worker_id: int,
-        process: asyncio.subprocess.Process,
-        on_question: Callable[[Worker, Scrape | Gather], None],
+        process: Process,
+        on_question: Callable[[Worker, Question], None],
     ):
         self.id = worker_id
         self.pid = process.pid
@@ -83,25 +87,19 @@ class Worker:
     async def spawn(
         cls,
         told: Configure,
-        listener: socket.socket,
-        board: Board,
-        on_question: Callable[[Worker, Scrape | Gather], None],
+        fds: Sequence[int],
+        on_question: Callable[[Worker, Question], None],
+        start: Start,
     ) -> Worker:
-        """Start a process on the listening socket. One malloc arena: more only fragment what one thread uses (A13).
+        """Start a process with a channel and these descriptors.
 
         Raises:
             OSError: the system cannot start another process.
         """
         ours, theirs = socket.socketpair()
         with theirs:
-            fds = (listener.fileno(), theirs.fileno(), board.fd)
             try:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", "gateway.process.worker", *map(str, fds)),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    pass_fds=fds,
-                    env={"MALLOC_ARENA_MAX": "1", **os.environ},
-                )
+                process = await start((theirs.fileno(), *fds))
             except OSError:
                 ours.close()
                 raise
@@ -145,7 +143,7 @@ class Worker:
                 answer = self._asked.get(ask_id)
                 if answer is not None and not answer.done():
                     answer.set_result(None)
-            case Scrape() | Gather():
+            case Scrape() | Gather() | Inquire():
                 self._on_question(self, message)
             case Started():
                 self.started.set()
@@ -186,9 +184,15 @@ class Numbering:
             before = [self._retired] if self._retired is not None else []
             self._retired = retire([*before, worker.numbers], bound=self._bound)
 
-    def answer(self, worker: Worker, question: Scrape | Gather) -> None:
+    def answer(self, worker: Worker, question: Question) -> None:
         """Answer one worker with what all know."""
-        work = self._answer(worker, question) if isinstance(question, Scrape) else self._gather(worker, question)
+        match question:
+            case Scrape():
+                work = self._answer(worker, question)
+            case Gather():
+                work = self._gather(worker, question)
+            case _:
+                return
         task = asyncio.get_running_loop().create_task(work)
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
@@ -222,6 +226,7 @@ class Generation:
     config: as it was written; the workers get `effective`, in which every pool has URLs.
     engines_ready: False: they are still loading, and `engines_loaded` will be called.
     version, applied_at: of the configuration; Unix time in seconds.
+    feed: path of the office's socket; empty: there is no office.
     """
 
     def __init__(
@@ -232,10 +237,12 @@ class Generation:
         count: int,
         console: Console,
         numbering: Numbering,
+        nursery: Nursery,
         *,
         engines_ready: bool = True,
         version: str = str(UNVERSIONED),
         applied_at: float = 0.0,
+        feed: str = "",
     ) -> None:
         self.listener = listener
         self.count = count
@@ -244,9 +251,11 @@ class Generation:
         self._board = Board.create(count)
         self._console = console
         self._numbering = numbering
+        self._nursery = nursery
         self._engines_ready = engines_ready
         self._version = version
         self._applied_at = applied_at
+        self._feed = feed
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._workers: dict[int, Worker] = {}
         self._keepers: list[asyncio.Task[None]] = []
@@ -323,8 +332,10 @@ class Generation:
             self._engines_ready,
             self._version,
             self._applied_at,
+            self._feed,
         )
-        worker = await Worker.spawn(told, self.listener, self._board, self._numbering.answer)
+        fds = (self.listener.fileno(), self._board.fd)
+        worker = await Worker.spawn(told, fds, self._numbering.answer, self._nursery.start)
         self._workers[worker_id] = worker
         self._numbering.include(worker)
         return worker

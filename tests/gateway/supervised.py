@@ -72,7 +72,7 @@ class Served:
         return status
 
     def workers(self) -> list[int]:
-        return [pid for pid in children(self.pid) if "gateway.process.worker" in command(pid)]
+        return [pid for pid in descendants(self.pid) if "gateway.process.worker" in command(pid)]
 
     def engines(self) -> list[int]:
         return [pid for pid in children(self.pid) if "engines." in command(pid)]
