@@ -46,6 +46,10 @@ class Company:
         """Whether there are peers, or may be, that cannot be seen at this moment; see `router.jitter`."""
         return self.peers is not None and self.peers.blind
 
+    def workers(self) -> int:
+        """Of all gateways, as far as is known: this one and its peers."""
+        return 1 + sum(int(count) for _, count in self.peers.counts()) if self.peers is not None else 1
+
     def watch(self, telemetry: Telemetry) -> None:
         """Show in the metrics how it goes."""
         telemetry.watch(series.SCRAPES.name, self.scraper.outcomes)
@@ -58,9 +62,10 @@ class Company:
 
         Raises:
             ValueError: `redis.url` has an option that the client does not know.
+            OSError: `redis.ca_file` cannot be read.
         """
         places: list[Place] = [] if turn is None else [BoardPlace(turn)]
-        if self._redis is not None:
+        if self._redis is not None and self._redis.peers:
             places.append(await asyncio.to_thread(_redis_place, self._redis))
         if places:
             self.peers = Peers(places, self.corrections, self._clock, self._rng)

@@ -13,12 +13,14 @@ ApiError
 │   ├── UnsupportedMediaType 415  invalid_request_error
 │   ├── HeadersTooLarge      431  invalid_request_error
 │   └── RateLimited          429  rate_limit_error
+│       └── InsufficientQuota  429  insufficient_quota
 ├── the engine was wrong
 │   ├── UpstreamFailed       502  server_error
 │   ├── UpstreamTimeout      504  timeout_error
 │   ├── Overloaded           503  server_is_overloaded
 │   └── NoHealthyBackend     503  server_error
 └── we were wrong
+    ├── LimitsUnavailable    503  server_error
     └── InternalError        500  server_error
 
 Foreign exceptions become one of these in `gateway/upstream.py` (engines) and here (`from_exception`), nowhere else.
@@ -171,12 +173,36 @@ class HeadersTooLarge(ApiError):
 
 
 class RateLimited(ApiError):
+    """more_lines: ready header lines, each ended by CRLF."""
+
     status = 429
     type = "rate_limit_error"
     default_code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, *, code: str | None = None, retry_after_s: float = 1.0) -> None:
-        super().__init__(message, code=code, retry_after_s=retry_after_s)
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retry_after_s: float = 1.0,
+        should_retry: bool | None = None,
+        more_lines: bytes = b"",
+    ) -> None:
+        super().__init__(message, code=code, retry_after_s=retry_after_s, should_retry=should_retry)
+        self._more_lines = more_lines
+
+    def header_lines(self) -> bytes:
+        return self._more_lines + super().header_lines()
+
+
+class InsufficientQuota(RateLimited):
+    """Money is spent. SDKs would try again at once, and in vain."""
+
+    type = "insufficient_quota"
+    default_code = "insufficient_quota"
+
+    def __init__(self, message: str, *, retry_after_s: float = MAX_RETRY_AFTER_S, more_lines: bytes = b"") -> None:
+        super().__init__(message, retry_after_s=retry_after_s, should_retry=False, more_lines=more_lines)
 
 
 class UpstreamFailed(ApiError):
@@ -206,6 +232,14 @@ class NoHealthyBackend(Overloaded):
     type = "server_error"
     default_code = "no_healthy_backend"
     log_level = logging.WARNING
+
+
+class LimitsUnavailable(ApiError):
+    status = 503
+    default_code = "limits_unavailable"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retry_after_s=1.0)
 
 
 class InternalError(ApiError):

@@ -38,6 +38,10 @@ class Knowledge:
         self.index = PrefixIndex(config.routing.prefix_index_bytes)
         self.attendance = Attendance(self.index, config.pools, clock, rng)
 
+    def workers(self) -> int:
+        """Of all gateways, as far as is known."""
+        return self._company.workers()
+
     def see(self, pools: Mapping[str, Pool], telemetry: Telemetry) -> None:
         """These are the pools."""
         self._pools.update(pools)

@@ -6,18 +6,23 @@ from dataclasses import dataclass
 
 from cache.store import CachedAnswer, ResponseCache, exact_key
 from engines.base import Operation
-from gateway.admission import Ledger
-from gateway.catalog import Catalog
+from gateway.admission import NO_CHARGE, Charge, Ledger
+from gateway.catalog import Catalog, Deployment
 from gateway.classifier import Classifier
 from gateway.clock import Clock
 from gateway.dispatch import Dispatcher, not_allowed
 from gateway.http import Request, Sink
 from gateway.http.recorder import Recorder
 from gateway.identity import Caller, KeyRing
+from gateway.limits.cost import NOTHING, Cost
+from gateway.limits.plan import Plan
 from gateway.record import Record, Usage
 from gateway.relay import JSON_HEADERS, SSE_HEADERS, Relay
 from gateway.residency import Clearance, Residency
+from gateway.standing import flow_of
 from gateway.telemetry import Span, Telemetry
+from gateway.tokens.caps import cap_answer, check_prompt
+from gateway.tokens.estimator import Estimator
 from gateway.wire import Call, read_call
 
 
@@ -34,6 +39,7 @@ class Pipeline:
     residency: Residency
     classifier: Classifier | None
     catalog: Catalog
+    estimator: Estimator
     ledger: Ledger
     cache: ResponseCache | None
     dispatcher: Dispatcher
@@ -47,8 +53,11 @@ class Pipeline:
         Raises:
             ApiError: there is no answer, and nothing but comments was sent.
         """
-        caller = self.identity.identify(request.headers)
-        record.tenant, record.key_name = caller.tenant, caller.key_name
+        caller = await self.identity.admit(request.headers, request.client)
+        record.tenant, record.team = caller.tenant, caller.team
+        record.key_name, record.key_id = caller.key_name, caller.key_id
+        if caller.may_name_flow:
+            record.flow = flow_of(request.headers)
         call = read_call(operation, request)
         deployment = self.catalog.resolve(call.model, caller)
         record.deployment, record.stream = deployment.name, call.stream
@@ -58,7 +67,10 @@ class Pipeline:
         record.sensitivity, record.untraced = clearance.name, not clearance.traced
         if not deployment.admits(clearance):
             raise not_allowed(deployment, clearance)
-        with await self.ledger.reserve(caller, call) as charge, self.telemetry.in_flight(deployment.name):
+        plan = self.ledger.plan(caller, deployment.name)
+        call = cap_answer(call, plan.answer)
+        admitted = NO_CHARGE if plan.is_free else await self._admit(plan, deployment, call, request, sink, record)
+        with admitted as charge, self.telemetry.in_flight(deployment.name):
             recorder = self._look_up(caller, call, clearance, request, sink, record)
             if recorder is None:
                 return
@@ -66,8 +78,26 @@ class Pipeline:
                 headers = _engine_headers(record, span)
                 asked_with = request.headers
                 await self.dispatcher.run(deployment, call, clearance, headers, record, relay.deliver, asked_with)
-            charge.settle(record.usage)
+            charge.settle()
         self._remember(caller, call, clearance, recorder, record)
+
+    async def _admit(
+        self, plan: Plan, deployment: Deployment, call: Call, request: Request, sink: Sink, record: Record
+    ) -> Charge:
+        """Reserve what the call may use. From now on every answer to it says what its caller may still use.
+
+        Raises:
+            InvalidRequest: the prompt is too long.
+            RateLimited, LimitsUnavailable: see `Ledger.reserve`.
+        """
+        cost = NOTHING
+        if plan.counts_tokens or plan.prompt is not None:
+            told = self.estimator.cost(deployment, call, request.headers)
+            cost = told if isinstance(told, Cost) else await told
+            check_prompt(cost, plan.prompt)
+        charge = await self.ledger.reserve(plan, cost, record)
+        sink.extra_lines += charge.header_lines
+        return charge
 
     def _look_up(
         self, caller: Caller, call: Call, clearance: Clearance, request: Request, sink: Sink, record: Record
@@ -94,8 +124,9 @@ class Pipeline:
 
 
 def _cache_key(caller: Caller, call: Call, clearance: Clearance) -> bytes:
-    """Calls of different sensitivity share no answer. Names hold no space."""
-    return exact_key(f"{clearance.name} {caller.tenant}", call.operation, call.body)
+    """Calls of different sensitivity share no answer, nor do those whose answers may differ in length. Names hold no
+    space."""
+    return exact_key(f"{clearance.name} {caller.tenant} {call.output_cap}", call.operation, call.body)
 
 
 def _replay(answer: CachedAnswer, sink: Sink, record: Record) -> None:

@@ -334,6 +334,37 @@ PEERS_DEGRADED = Series(
     fold=Fold.MAX,
     max_children=10,
 )
+LIMITED = Series(
+    "headrace_limited_total",
+    Kind.COUNTER,
+    "Calls refused because of a limit, by the code of the refusal.",
+    ("tenant", "code"),
+    "calls",
+    spill=("tenant",),
+    max_children=150,
+)
+PAST_SOFT_LIMIT = Series(
+    "headrace_past_soft_limit_total",
+    Kind.COUNTER,
+    "Calls admitted while what was spent is past `usd_per_day_soft` or `usd_per_month_soft`.",
+    ("tenant",),
+    "calls",
+    spill=("tenant",),
+    max_children=100,
+)
+LIMITS_DEGRADED = Series(
+    "headrace_limits_degraded",
+    Kind.GAUGE,
+    "1 while some worker cannot reach the store of the limits, so that `when_store_lost` decides.",
+    fold=Fold.MAX,
+)
+LIMITS_LEASED = Series(
+    "headrace_limits_leased",
+    Kind.GAUGE,
+    "Limits of which a worker has leased something that is not spent.",
+    (),
+    "limits",
+)
 CACHE_REQUESTS = Series(
     "headrace_cache_requests_total",
     Kind.COUNTER,
@@ -410,6 +441,23 @@ ENGINE_MEMORY = Series(
     spill=("pool", "engine"),
     max_children=100,
 )
+DATABASE_UP = Series(
+    "headrace_database_up",
+    Kind.GAUGE,
+    "1 while the database answers, 0 while it does not; keys that are known go on for database.grace_s.",
+    fold=Fold.MIN,
+)
+DIRECTORY_KEYS = Series(
+    "headrace_directory_keys", Kind.GAUGE, "Keys of the database that a worker knows.", (), "keys", fold=Fold.MIN
+)
+DIRECTORY_AGE = Series(
+    "headrace_directory_age_seconds",
+    Kind.GAUGE,
+    "For how long the database was not reached, as far as the worker that is told last knows.",
+    (),
+    "seconds",
+    fold=Fold.MAX,
+)
 WORKERS = Series("headrace_workers", Kind.GAUGE, "Worker processes in this sum.", (), "workers")
 CPU = Series("process_cpu_seconds_total", Kind.COUNTER, "User and system CPU time of all workers.", (), "seconds")
 RSS = Series("process_resident_memory_bytes", Kind.GAUGE, "Resident memory of all workers.", (), "bytes")
@@ -456,6 +504,10 @@ ALL: Final[dict[str, Series]] = {
         SCRAPE_AGE,
         PEERS,
         PEERS_DEGRADED,
+        LIMITED,
+        PAST_SOFT_LIMIT,
+        LIMITS_DEGRADED,
+        LIMITS_LEASED,
         CACHE_REQUESTS,
         ESTIMATED_USAGE,
         LOG_LINES_DROPPED,
@@ -466,6 +518,9 @@ ALL: Final[dict[str, Series]] = {
         CONFIG_APPLIED,
         CONFIG_REJECTED,
         ENGINE_MEMORY,
+        DATABASE_UP,
+        DIRECTORY_KEYS,
+        DIRECTORY_AGE,
         WORKERS,
         CPU,
         RSS,
@@ -483,12 +538,14 @@ ERRORS: Final = frozenset(
         "context_length_exceeded",
         "headers_too_large",
         "idle_timeout",
+        "insufficient_quota",
         "internal_error",
         "invalid_api_key",
         "invalid_json",
         "invalid_request",
         "invalid_sensitivity",
         "invalid_type",
+        "limits_unavailable",
         "malformed_http",
         "method_not_allowed",
         "missing_api_key",
@@ -500,9 +557,11 @@ ERRORS: Final = frozenset(
         "not_found",
         "rate_limit_exceeded",
         "request_timeout",
+        "requests_limit",
         "residency_violation",
         "server_is_overloaded",
         "shutting_down",
+        "tokens_limit",
         "total_timeout",
         "ttft_timeout",
         "unsupported_content_encoding",

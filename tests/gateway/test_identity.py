@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from engines.base import Operation
-from gateway.admission import LocalLedger
 from gateway.config import Auth, Key
-from gateway.errors import RateLimited, Unauthenticated
+from gateway.errors import Unauthenticated
 from gateway.identity import ANYBODY, Caller, KeyRing
 from gateway.keys import hash_key, new_key
-from gateway.record import Usage
 from gateway.wire import Call
 
 SALT = "pepper"
@@ -103,39 +101,3 @@ def test_a_new_key_is_accepted_by_its_hash() -> None:
     key = new_key()
     caller = ring(Key(name="new", hash=hash_key(key, SALT))).identify({b"authorization": b"Bearer " + key.encode()})
     assert caller.key_name == "new"
-
-
-async def test_a_key_over_its_parallel_limit_is_told_the_limit_and_the_setting() -> None:
-    ledger = LocalLedger()
-    team = Caller("team", "acme", None, 2)
-    first, second = await ledger.reserve(team, CALL), await ledger.reserve(team, CALL)
-    with pytest.raises(
-        RateLimited, match="'team' already has 2 requests in flight; its limit is max_parallel=2"
-    ) as hit:
-        await ledger.reserve(team, CALL)
-    assert hit.value.code == "concurrency"
-    with await ledger.reserve(ANYBODY, CALL), await ledger.reserve(Caller("other", "acme", None, 1), CALL):
-        assert repr(ledger) == "<LocalLedger in_flight={'team': 2, '': 1, 'other': 1}>"
-    first.settle(Usage(1, 2))
-    with await ledger.reserve(team, CALL):
-        pass
-    with second:
-        pass
-    assert repr(ledger) == "<LocalLedger in_flight={}>"
-
-
-async def test_a_reservation_is_given_back_exactly_once_whatever_happens() -> None:
-    """A03"""
-    ledger = LocalLedger()
-    caller = Caller("k", "t", None, 1)
-    for fails in (None, ValueError, KeyboardInterrupt):
-        try:
-            with await ledger.reserve(caller, CALL) as charge:
-                assert repr(ledger) == "<LocalLedger in_flight={'k': 1}>"
-                if fails is not None:
-                    raise fails
-                for _ in range(3):
-                    charge.settle(Usage())
-        except (ValueError, KeyboardInterrupt):
-            pass
-        assert repr(ledger) == "<LocalLedger in_flight={}>"

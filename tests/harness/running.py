@@ -74,7 +74,7 @@ def held_by(gateway: Gateway) -> list[str]:
     """Everything of requests and connections that the gateway holds; empty when it is at rest."""
     held = [repr(replica) for replica in gateway.replicas if replica.in_flight]
     held += [repr(connection) for connection in gateway.server.open]
-    if repr(gateway.ledger) != "<LocalLedger in_flight={}>":
+    if repr(gateway.ledger) != "<LimitLedger in_flight=0>":
         held.append(repr(gateway.ledger))
     held += [f"{name} {value:g}" for name, value in gauges(gateway).items() if value]
     return held

@@ -1,0 +1,356 @@
+"""A worker's dealings with the store of the limits: one at a time, whatever calls wait for, in the background.
+
+Calls spend what has been leased before. One that lacks something waits for the next exchange, which leases for all
+that wait; what is not needed goes back within a few hundredths of a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gateway.clock import Clock
+from gateway.limits.lease import Stock
+from gateway.limits.seam import Change, Grant, Meter, Span, Store, StoreLost, Want
+
+logger = logging.getLogger(__name__)
+
+TICK_S: Final = 0.02
+"""Between two looks at what lies unspent. Corrections wait for one at most."""
+BELIEF_S: Final = 0.05
+"""How long it is believed that nothing is left."""
+BEAT_S: Final = 1.0
+PROBE_S: Final = 0.25
+"""Between two attempts to reach a store that is lost."""
+FORGET_S: Final = 2.0
+"""Meters that nobody has met for so long take up no memory here."""
+MEET_S: Final = 1.0
+"""Longest that the first connection is waited for."""
+REST_S: Final = 0.25
+"""Between two looks while there is nothing to look at but the clock."""
+MAX_OWED: Final = 100_000
+"""Corrections kept for a store that is lost."""
+QUIET_S: Final = 1.0
+"""Between two log lines about the store."""
+
+PROBE: Final = Meter("probe", 1, Span.NOW)
+
+
+class Exchange:
+    """What a worker has leased of all meters, and the task that leases and gives back, while that is of use.
+
+    patience_s: longest that a call waits here. workers: how many there are in all gateways, as far as is known.
+    """
+
+    def __init__(
+        self, store: Store, clock: Clock, *, patience_s: float = 0.05, workers: Callable[[], int] = lambda: 1
+    ) -> None:
+        self.stocks: dict[str, Stock] = {}
+        self.lost = False
+        """Whether the store does not answer. Nobody waits for it then."""
+        self._store = store
+        self._clock = clock
+        self._patience_s = patience_s
+        self._workers = workers
+        self._awake: list[Stock] = []
+        self._asleep: deque[Stock] = deque()
+        self._present: dict[str, Stock] = {}
+        """Those of which the store counts something as in flight here."""
+        self._lacking: dict[str, Stock] = {}
+        self._waiters: list[asyncio.Future[None]] = []
+        self._owed: dict[tuple[str, int], Change] = {}
+        self._bills: dict[Meter, int] = {}
+        self._number = 0
+        self._tick_s = self._beat_s = self._probe_s = self._said_s = 0.0
+        self._kick = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        held = [stock for stock in self.stocks.values() if stock.free or stock.taken]
+        return f"<Exchange{' lost' if self.lost else ''} {held} owed={len(self._owed)} waiting={len(self._waiters)}>"
+
+    @property
+    def leased(self) -> int:
+        """Meters of which something is leased here and not spent."""
+        return sum(1 for stock in self.stocks.values() if stock.free)
+
+    async def meet(self) -> None:
+        """Connect to the store, so that no call has to wait for that. Takes a moment at most, even if it is away."""
+        by_s = self._clock.monotonic() + MEET_S
+        while True:
+            try:
+                await self._store.beat({PROBE: 0})
+                return
+            except StoreLost as error:
+                if self._clock.monotonic() >= by_s:
+                    self._lose(error, [])
+                    return
+            await self._clock.sleep(TICK_S)
+
+    def stock(self, meter: Meter) -> Stock:
+        stock = self.stocks.get(meter.key)
+        if stock is None:
+            stock = self.stocks[meter.key] = Stock(meter)
+        elif stock.meter is not meter:
+            stock.meter = meter  # its limit may have changed
+        return stock
+
+    def wake(self, stock: Stock) -> None:
+        """It was used: have an eye on it."""
+        stock.awake = True
+        self._awake.append(stock)
+        self._start()
+
+    def fetch(self, stock: Stock) -> None:
+        """More than `low` ought to be at hand: have it fetched; nobody waits for it."""
+        if not self.lost:
+            stock.low = 0
+            self._lacking[stock.meter.key] = stock
+            self._kick.set()
+
+    async def lease(self, needs: Sequence[tuple[Stock, int]]) -> bool:
+        """Wait until the store has been asked for what is needed; False: it did not answer in time."""
+        for stock, need in needs:
+            stock.wanted += need
+            stock.least = min(stock.least or need, need)
+            self._lacking[stock.meter.key] = stock
+            if not stock.awake:
+                self.wake(stock)
+        number = self._number
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        self._kick.set()
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await waiter
+        except TimeoutError:
+            return False
+        finally:
+            if number == self._number:  # nobody has asked for it yet, and it is needed no more or asked for anew
+                for stock, need in needs:
+                    stock.wanted -= need
+            if waiter.cancelled():
+                self._waiters = [other for other in self._waiters if other is not waiter]
+        return not self.lost
+
+    def owe(self, meter: Meter, slot: int, units: int) -> None:
+        """More was used than was leased (positive), or less: the store is told at the next tick."""
+        key = (meter.key, slot)
+        known = self._owed.get(key)
+        if known is not None:
+            self._owed[key] = Change(meter, slot, known.units + units)
+        elif len(self._owed) < MAX_OWED:
+            self._owed[key] = Change(meter, slot, units)
+
+    def bill(self, meter: Meter, units: int) -> None:
+        """So much was used while the store was lost: it is told when it is back."""
+        if meter in self._bills or len(self._bills) < MAX_OWED:
+            self._bills[meter] = self._bills.get(meter, 0) + units
+
+    def give_back(self, stock: Stock, slot: int, units: int, now_s: float) -> None:
+        """A call did not need them."""
+        if not stock.put_back(slot, units, now_s):
+            self.owe(stock.meter, slot, -units)
+        if not stock.awake:
+            self.wake(stock)
+        if stock.meter.span is Span.NOW and stock.free > stock.target:
+            self._shed(stock, stock.free - stock.target)  # others may be waiting for just this place
+            self._kick.set()
+
+    async def aclose(self) -> None:
+        """Give everything back. Takes a moment at most."""
+        self._closed = True
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        for stock in self.stocks.values():
+            self._shed(stock, stock.free)
+        if self._owed and not self.lost:
+            with contextlib.suppress(StoreLost):
+                await self._store.change(self._drained())
+        self.stocks.clear()
+        await self._store.aclose()
+
+    # The task
+
+    def _start(self) -> None:
+        if self._task is None and not self._closed:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                now_s = self._clock.monotonic()
+                if now_s >= self._tick_s:
+                    self._tick(now_s)
+                await self._trade(now_s)
+                await asyncio.sleep(0)  # who waited spends what it was given before that counts as unspent
+                if self._is_idle():
+                    break
+                timer = loop.call_later(TICK_S if self._awake or self._owed else REST_S, self._kick.set)
+                await self._kick.wait()
+                timer.cancel()
+                self._kick.clear()
+        finally:
+            self._task = None
+            self._release()
+
+    def _is_idle(self) -> bool:
+        if self.lost or self._kick.is_set():
+            return False
+        return not (self._awake or self._asleep or self._present or self._lacking or self._owed or self._bills)
+
+    def _tick(self, now_s: float) -> None:
+        self._tick_s = now_s + TICK_S
+        workers = self._workers()
+        awake, self._awake = self._awake, []
+        for stock in awake:
+            if now_s >= stock.until_s:
+                self.expire(stock, now_s)
+            stock.plan(workers)
+            if stock.free > 2 * stock.target:
+                self._shed(stock, stock.free - stock.target)
+            elif stock.fresh(now_s + 2 * TICK_S) < stock.low and now_s >= stock.known_until_s:
+                self.fetch(stock)
+            if stock.free or stock.target or stock.use_rate > 0.1:
+                self._awake.append(stock)
+            else:
+                stock.awake = False
+                stock.slept_s = now_s
+                self._asleep.append(stock)
+        self._forget(now_s)
+
+    def _forget(self, now_s: float) -> None:
+        asleep = self._asleep
+        while asleep and (asleep[0].awake or now_s >= asleep[0].slept_s + FORGET_S):
+            stock = asleep.popleft()
+            if not stock.awake and not stock.taken and now_s >= stock.slept_s + FORGET_S:
+                self.stocks.pop(stock.meter.key, None)
+
+    def expire(self, stock: Stock, now_s: float) -> None:
+        """Give back what may be spent no longer."""
+        for slot, units in stock.expire(now_s):
+            self.owe(stock.meter, slot, -units)
+
+    def _shed(self, stock: Stock, units: int) -> None:
+        for slot, part in stock.shed(units):
+            self.owe(stock.meter, slot, -part)
+
+    async def _trade(self, now_s: float) -> None:
+        """Once with the store: corrections first, because what they bring may be what somebody waits for."""
+        changes: list[Change] = []
+        waiters, self._waiters = self._waiters, []
+        try:
+            if self.lost and not await self._is_back(now_s):
+                return
+            changes, wants = self._drained(), self._wants()
+            bills, self._bills = self._bills, {}
+            if changes:
+                await self._store.change(changes)
+                changes = []
+            if wants or bills:
+                asked = [want for _, want in wants] + [Want(meter, 1, units) for meter, units in bills.items()]
+                grants = await self._store.take(asked)
+                for (stock, want), grant in zip(wants, grants, strict=False):
+                    self._received(stock, want, grant)
+            if self._present and now_s >= self._beat_s:
+                self._beat_s = now_s + BEAT_S
+                await self._store.beat(self._held())
+        except StoreLost as error:
+            self._lose(error, changes)
+        finally:
+            _release(waiters)
+
+    def _drained(self) -> list[Change]:
+        changes, self._owed = [change for change in self._owed.values() if change.units], {}
+        for meter, _, units in changes:
+            stock = self.stocks.get(meter.key)
+            if stock is not None:
+                stock.left = min(meter.limit, max(0, stock.left - units))
+                stock.known_until_s = 0.0
+            if meter.span is Span.NOW and meter.key in self._present:
+                self._count(self._present[meter.key], units)
+        return changes
+
+    def _wants(self) -> list[tuple[Stock, Want]]:
+        """What is to be leased: for those that wait, and beyond that what is to be at hand."""
+        self._number += 1
+        lacking, self._lacking = self._lacking, {}
+        found: list[tuple[Stock, Want]] = []
+        for stock in lacking.values():
+            most = stock.wanted + stock.target - stock.free
+            if most > 0:
+                least = max(1, stock.least - stock.free) if stock.wanted else 1
+                found.append((stock, Want(stock.meter, min(least, most), most)))
+            stock.wanted = stock.least = 0
+        return found
+
+    def _received(self, stock: Stock, want: Want, grant: Grant) -> None:
+        now_s = self._clock.monotonic()
+        until_s = now_s + grant.resets_in_s
+        stock.left = grant.left
+        stock.known_until_s = 0.0 if grant.amount >= want.most else now_s + BELIEF_S
+        if not grant.amount:
+            stock.retry_at_s = until_s
+            stock.resets_at_s = max(stock.resets_at_s, until_s)
+            return
+        stock.resets_at_s = until_s
+        stock.add(grant)
+        if stock.meter.span is Span.NOW:
+            self._present[stock.meter.key] = stock
+            self._count(stock, grant.amount)
+
+    def _count(self, stock: Stock, units: int) -> None:
+        """Of a meter of what is in flight: as the store has it."""
+        stock.taken += units
+        if stock.taken <= 0:
+            self._present.pop(stock.meter.key, None)
+
+    def _held(self) -> dict[Meter, int]:
+        return {stock.meter: stock.taken for stock in self._present.values()}
+
+    async def _is_back(self, now_s: float) -> bool:
+        """Whether a store that was lost answers again; asked now and then."""
+        if now_s < self._probe_s:
+            return False
+        self._probe_s = now_s + PROBE_S
+        await self._store.beat(self._held() or {PROBE: 0})
+        self._beat_s = now_s + BEAT_S
+        self.lost = False
+        logger.warning("limits: the store answers again")
+        return True
+
+    def _lose(self, error: StoreLost, changes: Sequence[Change]) -> None:
+        """changes: those that the store did not take; of what is in flight it is told at the next beat."""
+        now_s = self._clock.monotonic()
+        self._probe_s = now_s + PROBE_S
+        if not self.lost:
+            self.lost = True
+            for stock in self._awake:
+                if stock.meter.span is not Span.NOW:
+                    self._shed(stock, stock.free)
+            if now_s >= self._said_s + QUIET_S:
+                self._said_s = now_s
+                logger.warning("limits: %s; until it answers again each organisation's when_store_lost decides", error)
+        for meter, slot, units in changes:
+            if meter.span is not Span.NOW:
+                self.owe(meter, slot, units)
+        self._release()
+        self._start()
+
+    def _release(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        _release(waiters)
+
+
+def _release(waiters: Sequence[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
