@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from gateway.config.base import Name, Section
+from gateway.directory.entries import Limits
 
 Count = Annotated[int, Field(ge=1, le=10**12)]
 Usd = Annotated[Decimal, Field(gt=0, le=10**6, max_digits=15, decimal_places=9)]
@@ -86,3 +87,24 @@ class LimitRule(LimitOptions):
     """Whose calls it counts."""
     per: list[Literal["tenant", "team", "key", "deployment"]] = []
     """It is a limit for each of these by itself; empty: for all together."""
+
+
+def limits_of(options: LimitOptions) -> Limits:
+    """The same as keys and organisations of the database have them: money in billionths of a US dollar."""
+    return Limits(
+        requests_per_minute=options.requests_per_minute,
+        requests_per_day=options.requests_per_day,
+        tokens_per_minute=options.tokens_per_minute,
+        tokens_per_day=options.tokens_per_day,
+        parallel=options.parallel,
+        input_tokens=options.input_tokens,
+        output_tokens=options.output_tokens,
+        nano_usd_per_day=_nano(options.usd_per_day),
+        nano_usd_per_month=_nano(options.usd_per_month),
+        nano_usd_per_day_soft=_nano(options.usd_per_day_soft),
+        nano_usd_per_month_soft=_nano(options.usd_per_month_soft),
+    )
+
+
+def _nano(usd: Decimal | None) -> int | None:
+    return None if usd is None else int(usd * 10**9)

@@ -25,7 +25,8 @@ class AsgiHandler:
         self._app = app
         self._scheme = scheme
 
-    async def __call__(self, request: Request, sink: Sink, record: Record) -> None:
+    async def __call__(self, request: Request, sink: Sink, record: Record, **known: object) -> None:
+        """known: more for the scope."""
         path, _, query = request.target.partition(b"?")
         scope = {
             "type": "http",
@@ -42,6 +43,7 @@ class AsgiHandler:
             "client": (request.client, 0) if request.client else None,
             "server": None,
             "record": record,
+            **known,
         }
         answer = _Answer(request.body, sink)
         await self._app(scope, answer.receive, answer.send)

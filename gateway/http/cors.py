@@ -34,13 +34,13 @@ class Cors:
         return request.method == b"OPTIONS" and b"access-control-request-method" in request.headers
 
     @staticmethod
-    def preflight(request: Request, sink: Sink) -> None:
+    def preflight(request: Request, sink: Sink, methods: bytes = b"GET, POST") -> None:
         """What may be sent; `lines` says whether this origin may at all."""
         wanted = request.headers.get(b"access-control-request-headers", b"authorization, content-type")
         sink.start(
             200,
-            b"access-control-allow-methods: GET, POST\r\naccess-control-allow-headers: %b\r\n"
-            b"access-control-max-age: 600\r\n" % wanted,
+            b"access-control-allow-methods: %b\r\naccess-control-allow-headers: %b\r\n"
+            b"access-control-max-age: 600\r\n" % (methods, wanted),
             0,
         )
         sink.end()

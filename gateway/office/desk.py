@@ -1,25 +1,61 @@
-"""A thread for the database, so that no loop waits for it."""
+"""Threads for the database, so that no loop waits for it."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
+
+from gateway.database import Database, open_database
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Desk:
-    """Does one piece of blocking work after the other, in a thread of its own."""
+class Opener:
+    """Opens the database when somebody first needs it, or when it is there again. For several threads."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lock = threading.Lock()
+        self._database: Database | None = None
+
+    def get(self) -> Database:
+        """Blocks.
+
+        Raises:
+            DatabaseGone: it cannot be reached now.
+            DatabaseUnusable: it cannot be opened, and trying again will not help.
+        """
+        with self._lock:
+            if self._database is None:
+                self._database = open_database(self._url)
+            return self._database
+
+    def close(self) -> None:
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+
+
+class Desk:
+    """A thread that does one piece of work with the database after the other."""
+
+    def __init__(self, opener: Opener, name: str) -> None:
+        self._opener = opener
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"headrace-{name}")
 
-    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do it, and return what it returns. Cancelling gives up waiting; the work itself goes on."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: work(*args, **kwargs))
+    async def run(self, work: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return what `work` returns. Cancelling gives up waiting; the work itself goes on.
+
+        Raises:
+            DatabaseError: it is away, or cannot be opened at all.
+        """
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: work(self._opener.get(), *args, **kwargs)
+        )
 
     def close(self) -> None:
         """What waits is given up, what runs is not waited for. Idempotent."""

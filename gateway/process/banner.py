@@ -66,7 +66,7 @@ class Console:
         """What leads where. `config`: with the URLs of the engines that are started here."""
         plural = "" if workers == 1 else "s"
         self.tell(f"gateway on {self._paint(_GREEN, url)} with {workers} worker{plural}")
-        if not config.auth.keys and not config.auth.jwt:
+        if not config.auth.keys and not config.auth.jwt and config.database is None:
             self.tell("no keys are configured (auth.keys): everybody on this machine may call")
         self.tell("\n".join(f"  {line}" for line in _routes(config)) or "  there are no deployments yet")
 
@@ -90,7 +90,7 @@ class Console:
         model = next(iter(config.deployments), None)
         self.tell(f"\n{self._paint(_GREEN, 'ready')}" + (". Try it:\n" if model else ""))
         if model is not None:
-            keyed = bool(config.auth.keys or config.auth.jwt)
+            keyed = bool(config.auth.keys or config.auth.jwt or config.database)
             self.tell(f"{curl_example(url, model, keyed=keyed)}\n\n{python_example(url, model, keyed=keyed)}\n")
 
     def _go_silent(self) -> None:

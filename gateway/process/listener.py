@@ -29,8 +29,8 @@ class CannotListen(Exception):
     """The address cannot be bound; the message names the setting."""
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Listen on an address; port 0 takes a free one.
+def bind(host: str, port: int, section: str = "server") -> socket.socket:
+    """Listen on an address; port 0 takes a free one. `section`: of the configuration, for messages.
 
     Raises:
         CannotListen: it is taken, not allowed, or not an address of this machine.
@@ -40,7 +40,7 @@ def bind(host: str, port: int) -> socket.socket:
             host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except OSError as error:
-        raise CannotListen(f'server.host: "{host}" is not an address of this machine: {error.strerror}') from None
+        raise CannotListen(f'{section}.host: "{host}" is not an address of this machine: {error.strerror}') from None
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -50,19 +50,20 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise CannotListen(_why(error, host, port)) from None
+        raise CannotListen(_why(error, host, port, section)) from None
     listener.setblocking(False)
     return listener
 
 
-def _why(error: OSError, host: str, port: int) -> str:
+def _why(error: OSError, host: str, port: int, section: str) -> str:
+    another = "--port or server.port" if section == "server" else f"{section}.port"
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} of {host} is in use by another program; choose another one with --port or server.port"
+        return f"port {port} of {host} is in use by another program; choose another one with {another}"
     if error.errno == errno.EACCES:
-        return f"port {port} needs more rights than this process has; choose one above 1023 with --port or server.port"
+        return f"port {port} needs more rights than this process has; choose one above 1023 with {another}"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f'server.host: "{host}" is not an address of this machine'
-    return f"cannot listen on {host} port {port} (server.host, server.port): {error.strerror}"
+        return f'{section}.host: "{host}" is not an address of this machine'
+    return f"cannot listen on {host} port {port} ({section}.host, {section}.port): {error.strerror}"
 
 
 class Acceptor:

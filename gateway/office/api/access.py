@@ -7,11 +7,11 @@ from typing import Any
 
 from fastapi import Depends, Request
 
+from gateway.directory import audit
 from gateway.directory.roles import Role
 from gateway.errors import Forbidden, NotFound
 
-
-OPEN = frozenset({"/health/live", "/version", "/docs", "/openapi.json"})
+OPEN = frozenset({"/health/live", "/docs", "/openapi.json"})
 """Paths that need no key: they tell nothing of this installation."""
 
 
@@ -31,6 +31,11 @@ class Actor:
     key_id: str
     address: str
     request_id: str
+
+    @property
+    def audited(self) -> audit.Actor:
+        """As it stands in the audit log."""
+        return audit.Actor(self.name, self.address, self.request_id)
 
     @property
     def own(self) -> str | None:

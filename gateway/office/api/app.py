@@ -11,7 +11,8 @@ from fastapi.responses import HTMLResponse
 from gateway.api.answers import answer_errors
 from gateway.api.docs_page import HEADERS as DOCS_HEADERS
 from gateway.api.docs_page import page
-from gateway.api.openapi import ErrorAnswer, Health, Version
+from gateway.api.openapi import ErrorAnswer, Health
+from gateway.office.api import usage
 from gateway.office.api.access import OPEN
 from gateway.office.api.state import OfficeState
 
@@ -44,21 +45,17 @@ def create_admin_api(state: OfficeState) -> FastAPI:
         responses=_ERRORS,
     )
     answer_errors(api)
-    _add_service(api, version)
+    _add_service(api)
+    usage.add_routes(api, state)
     _describe(api)
     return api
 
 
-def _add_service(api: FastAPI, version: str) -> None:
+def _add_service(api: FastAPI) -> None:
     @api.get("/health/live", tags=["service"])
     async def live() -> Health:
         """Whether the process answers."""
         return Health(status="ok")
-
-    @api.get("/version", tags=["service"])
-    async def get_version() -> Version:
-        """The version of the gateway."""
-        return Version(version=version)
 
     @api.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -94,9 +94,7 @@ class Gate:
     def _count(self, who: str) -> None:
         wait_s = self._rates.spend(who)
         if wait_s:
-            message = (
-                f"Over {self._per_second:g} requests a second of one key or address (admin.requests_per_second)."
-            )
+            message = f"Over {self._per_second:g} requests a second of one key or address (admin.requests_per_second)."
             raise RateLimited(message, code="admin_rate_limit", retry_after_s=wait_s)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Concatenate
 
 from gateway.config import Config
-from gateway.database import Database, DatabaseGone
+from gateway.config.live import Answer, Question
+from gateway.database import Database, DatabaseGone, DatabaseUnusable
 from gateway.errors import Overloaded
 from gateway.office.desk import Desk, P, T
 from gateway.pool_report import PoolList
@@ -16,24 +18,25 @@ from gateway.pool_report import PoolList
 class OfficeState:
     """One for the office.
 
-    config:   that the gateway runs with.
-    database: for `work` alone: whatever touches it blocks.
-    pools:    what all workers see of the pools.
+    config: that the gateway runs with.
+    desk:   of the API, for `work` alone.
+    pools:  what all workers see of the pools.
+    ask_config: the supervisor, for what configuration serves, and to change it.
     """
 
     config: Config
-    database: Database
     desk: Desk
     pools: Callable[[], Awaitable[PoolList]]
+    ask_config: Callable[[Question], Awaitable[Answer]]
 
-    async def work(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do blocking work with the database, off the loop.
+    async def work(self, work: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `work` with the database, off the loop.
 
         Raises:
             Overloaded: 503, the database is away.
         """
         try:
             return await self.desk.run(work, *args, **kwargs)
-        except DatabaseGone as error:
+        except (DatabaseGone, DatabaseUnusable) as error:
             message = f"The database is away: {error}. Model calls go on; try again."
             raise Overloaded(message, code="database_away", retry_after_s=2.0) from None
