@@ -20,6 +20,10 @@ _ORDER = (
     "models",
     "engines",
     "keys",
+    "tenants",
+    "teams",
+    "service-accounts",
+    "audit",
     "pools",
     "prices",
     "usage",
@@ -57,6 +61,10 @@ def real_command(command: Any) -> Any:
 
 
 _LATER = (
+    ("tenants", "Make, list, change and disable organisations.", "gateway.cli.tenants", "app"),
+    ("teams", "Make, list, change and disable teams of organisations.", "gateway.cli.tenants", "teams"),
+    ("service-accounts", "Make, list, change and disable service accounts.", "gateway.cli.tenants", "accounts"),
+    ("audit", "Read, verify and export the log of who changed what.", "gateway.cli.audit", "app"),
     ("prices", "List what models cost.", "gateway.cli.prices", "prices"),
     ("usage", "Show who used what, and what it cost.", "gateway.cli.usage", "usage"),
     ("explain", "Explain how a request would be routed.", "gateway.cli.explain", "explain"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, insert, or_, select, update
@@ -28,7 +28,7 @@ _COPIED = (
 
 
 class KeyFilter(NamedTuple):
-    """None or empty: any. state: active, expired or revoked."""
+    """None or empty: any; an `organisation` that is empty: none. state: active, expired or revoked."""
 
     organisation: str | None = None
     team: str = ""
@@ -36,6 +36,7 @@ class KeyFilter(NamedTuple):
     name: str = ""
     role: str | None = None
     state: str = ""
+    replaced_by: str = ""
 
 
 ANY = KeyFilter()
@@ -67,10 +68,11 @@ class Keys:
         """What is not given stays.
 
         Raises:
-            NotThere, Taken, Invalid: as `create`; also Invalid if it is revoked.
+            NotThere, Taken, Invalid: as `create`; also Invalid if it is revoked or was replaced.
         """
         with changing(self._database, actor, self._wall_s) as change:
             row = self._usable(change, key, "changed")
+            self._not_replaced(row, "change")
             if "name" in settings.model_fields_set and settings.name is None:
                 raise Invalid("name: a key has one")
             values = changed(values_of(settings, keys, row._asdict()), row._asdict())
@@ -83,14 +85,13 @@ class Keys:
         """Make another key that may do the same, but for what `settings` say; this one ends after `grace_s`.
 
         Raises:
-            NotThere, Invalid: as `update`; also Invalid if it was replaced already or has expired.
+            NotThere, Invalid: as `update`; also Invalid if it has expired.
         """
         if not 0 <= grace_s <= MAX_GRACE_S:
-            raise Invalid(f"a grace of {grace_s:,g} s is not taken: it is at least 0 and at most {MAX_GRACE_S:,.0f} s")
+            raise Invalid(f"a grace of {grace_s:,.0f} s is not taken: it takes 0 to {MAX_GRACE_S:,.0f} s")
         with changing(self._database, actor, self._wall_s) as change:
             row = self._usable(change, key, "rotated")
-            if row.replaced_by:
-                raise Invalid(f"the key {row.id} was replaced by {row.replaced_by} already: rotate that one")
+            self._not_replaced(row, "rotate")
             if 0 < row.expires_at <= change.at_s:
                 raise Invalid(f"the key {row.id} has expired at {utc(row.expires_at)}: make a new one")
             copied: Values = {name: row._mapping[name] for name in _COPIED}
@@ -142,6 +143,14 @@ class Keys:
                 query = query.where(later(order, (last.organisation or "", last.name, last.id)))
             return [key_record(row, now_s) for row in connection.execute(query)]
 
+    def every(self, wanted: KeyFilter = ANY) -> Iterator[Key]:
+        """All pages."""
+        page = self.list(wanted)
+        yield from page
+        while len(page) == MAX_PAGE:
+            page = self.list(wanted, page[-1].id)
+            yield from page
+
     def _add(self, change: Change, values: Values) -> NewKey:
         text = new_key()
         salt = change.connection.scalars(select(made_once.c.value).where(made_once.c.name == SALT)).one()
@@ -172,6 +181,11 @@ class Keys:
             raise Invalid(f"the key {row.id} was revoked at {utc(row.revoked_at)} and cannot be {what}: make a new one")
         return row
 
+    def _not_replaced(self, row: Row[Any], do: str) -> None:
+        """What is left of its grace is never made longer."""
+        if row.replaced_by:
+            raise Invalid(f"the key {row.id} was replaced by {row.replaced_by} already: {do} that one")
+
     def _row(self, connection: Connection, key: str) -> Row[Any]:
         identity = key_id(key)
         if len(identity) == 12 and identity.isascii() and identity.isalnum():
@@ -197,10 +211,11 @@ class Keys:
             raise Invalid("team, deployments and sensitivity are for model calls, and a key with a role makes none")
         if (row is None or row.expires_at != values["expires_at"]) and 0 < values["expires_at"] <= change.at_s:
             raise Invalid(f"expires: {utc(values['expires_at'])} has passed; to end a key, revoke it")
-        self._check_name(change.connection, organisation, values["name"], row.id if row is not None else "")
+        if row is None or row.name != values["name"]:
+            self._check_name(change.connection, organisation, values["name"])
 
-    def _check_name(self, connection: Connection, organisation: str, name: str, own: str) -> None:
-        same = and_(_of(organisation), keys.c.name == name, keys.c.id != own)
+    def _check_name(self, connection: Connection, organisation: str, name: str) -> None:
+        same = and_(_of(organisation), keys.c.name == name)
         current = and_(keys.c.revoked_at == 0, keys.c.replaced_by == "")
         other = connection.scalar(select(keys.c.id).where(same, current))
         if other is not None:
@@ -217,7 +232,7 @@ def _of(organisation: str) -> ColumnElement[bool]:
 def _where(query: Select[Any], wanted: KeyFilter, now_s: float) -> Select[Any]:
     if wanted.organisation is not None:
         query = query.where(_of(wanted.organisation))
-    for name in ("team", "service_account", "name"):
+    for name in ("team", "service_account", "name", "replaced_by"):
         if value := getattr(wanted, name):
             query = query.where(keys.c[name] == value)
     if wanted.role is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -109,6 +109,15 @@ class Groups(Generic[Record]):
             query = query.where(later(order, after if self._kind.inside else after[1:]))
         with self._database.read() as connection:
             return [self._kind.record(row, 0.0) for row in connection.execute(query)]
+
+    def every(self, organisation: str | None = None) -> Iterator[Record]:
+        """All pages."""
+        page = self.list(organisation)
+        yield from page
+        while len(page) == MAX_PAGE:
+            last = page[-1]
+            page = self.list(organisation, (getattr(last, "organisation", ""), getattr(last, "name", "")))
+            yield from page
 
     def _row(self, connection: Connection, organisation: str, name: str) -> Row[Any] | None:
         check_name(self._kind.word, name)

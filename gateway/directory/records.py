@@ -22,6 +22,7 @@ Values = dict[str, Any]
 """What columns of a table get."""
 Shown = dict[str, int | str]
 """Limits in the configuration's words: money in USD, as text."""
+_KNOWN_OTHERWISE = ("created_at", "created_by", "updated_at", "state")
 Metadata = dict[str, str | int | float | bool]
 
 
@@ -156,7 +157,9 @@ def _instant(at_s: float) -> str | None:
 def for_audit(record: msgspec.Struct) -> dict[str, object]:
     """A record without what says nothing of who wanted what."""
     found: dict[str, object] = msgspec.to_builtins(record)
-    return {name: value for name, value in found.items() if name not in ("created_at", "updated_at", "state")}
+    return {
+        name: value for name, value in found.items() if name not in ("created_at", "created_by", "updated_at", "state")
+    }
 
 
 def differing(before: msgspec.Struct, after: msgspec.Struct) -> tuple[dict[str, object], dict[str, object]]:

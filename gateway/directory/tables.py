@@ -16,6 +16,7 @@ from sqlalchemy import (
     Double,
     ForeignKey,
     ForeignKeyConstraint,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -94,7 +95,7 @@ keys = Table(
     Column("id", String(12), primary_key=True),
     Column("digest", LargeBinary(32), nullable=False, unique=True),
     Column("name", String(NAME), nullable=False),
-    Column("organisation", ForeignKey("organisations.name"), index=True),
+    Column("organisation", ForeignKey("organisations.name")),
     Column("team", String(NAME)),
     Column("service_account", String(NAME)),
     Column("role", String(16), nullable=False, default=""),
@@ -111,6 +112,8 @@ keys = Table(
     ForeignKeyConstraint(
         ["organisation", "service_account"], ["service_accounts.organisation", "service_accounts.name"]
     ),
+    Index(None, "organisation", "name"),
+    Index(None, "replaced_by"),
 )
 """Keys stay when they are revoked: usage and the audit log speak of them. Null is nobody's, or allows all."""
 
