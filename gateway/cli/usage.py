@@ -39,6 +39,7 @@ def usage(
     team: str | None = typer.Option(None, help="Calls of this team alone; '' for those of none."),
     key: str | None = typer.Option(None, help="Calls of keys with this name alone."),
     deployment: str | None = typer.Option(None, help="Calls to this deployment alone."),
+    request_id: str | None = typer.Option(None, help="What is kept of the calls with this x-request-id, as JSON."),
     as_csv: bool = typer.Option(False, "--csv", help="CSV with a head."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object; money is text, for it is exact."),
     again: bool = typer.Option(
@@ -50,6 +51,7 @@ def usage(
     Calls of the last second or two may be missing: they are on their way into the database. Exit status 1: it cannot
     be read, or with --recompute the sums are not the same.
     """
+    from gateway.usage.lookup import calls_of
     from gateway.usage.report import Query, csv_of, report
 
     if as_csv and (as_json or again):
@@ -59,6 +61,9 @@ def usage(
     )
     loaded = _config(config)
     with _database(loaded, config) as database:
+        if request_id is not None:
+            typer.echo(calls_of(database, request_id, tenant).model_dump_json(indent=2))
+            return
         if again:
             _recompute(loaded, database, query, as_json=as_json)
             return
