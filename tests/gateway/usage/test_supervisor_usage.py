@@ -1,0 +1,97 @@
+"""Workers, database and office are killed while requests go on, and every call is accounted for (A15)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.config.load import parse_config
+from gateway.usage.recompute import recompute
+from gateway.usage.record import pricing_of
+from gateway.usage.report import Query, report
+from tests.gateway.supervised import chat, client, served
+from tests.gateway.usage.office import Office, office
+from tests.harness import config_of, engine_running, settled
+from tests.postgres import Postgres, postgres_running, programs
+
+PRICES = {"m": {"input": 3, "output": 15}}
+KEY = "sk-ci"
+
+
+def config(engine: Any, url: str, **more: Any) -> dict[str, Any]:
+    tree = config_of(engine, server={"workers": 1}, keys=[{"name": "ci", "key": KEY}], **more)
+    return tree | {"database": {"url": url}, "prices": PRICES, "admin": {"port": 0}}
+
+
+async def ask(url: str, count: int) -> int:
+    """How many of so many calls had a whole answer."""
+    async with client(url, headers={"authorization": f"Bearer {KEY}"}) as http:
+        return sum([(await http.post("/v1/chat/completions", json=chat())).status_code == 200 for _ in range(count)])
+
+
+async def spooled(url: str) -> float:
+    async with client(url) as http:
+        lines = (await http.get("/metrics")).text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("headrace_usage_records_total{"))
+
+
+async def all_are_there(there: Office, count: int) -> None:
+    """So many calls, each once, and their sum is that of their records."""
+    rows = await there.rows(count)
+    assert len(rows) == count and len({row.request_id for row in rows}) == count
+    total = (await there.ask(report, Query())).total
+    version = (await asyncio.to_thread(pricing_of, parse_config(f"prices: {PRICES}"))).version
+    again = await there.ask(recompute, Query(), version)
+    assert Decimal(total.usd) == sum(Decimal(row.usd) for row in rows) > 0
+    assert (again.recomputed_usd, again.difference_usd, again.wrong.calls) == (total.usd, "0", 0)
+
+
+async def test_a15_a_worker_is_killed_and_what_it_spooled_is_there(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/db"
+    async with engine_running() as engine, served(tmp_path, config(engine, url)) as gateway:
+        await gateway.ready()
+        assert await ask(gateway.url, 5) == 5
+        async with asyncio.timeout(10.0):
+            while await spooled(gateway.url) < 5:
+                await asyncio.sleep(0.01)
+        (pid,) = gateway.workers()
+        os.kill(pid, signal.SIGKILL)
+        await settled(lambda: gateway.workers() in ([], [pid]), "no new worker", 20.0)
+        async with asyncio.timeout(20.0):
+            while True:
+                try:
+                    assert await ask(gateway.url, 5) == 5
+                    break
+                except OSError:
+                    await asyncio.sleep(0.05)
+        async with office(url, tmp_path / "state" / "usage") as there:
+            await all_are_there(there, 10)
+
+
+@pytest.fixture
+def own_postgres() -> Any:
+    if programs() is None:
+        pytest.skip("there is no PostgreSQL server on this machine: install Debian's package postgresql")
+    with postgres_running() as server:
+        yield server
+
+
+async def test_a15_the_database_is_killed_while_requests_go_on(tmp_path: Path, own_postgres: Postgres) -> None:
+    url = own_postgres.url()
+    async with engine_running() as engine, served(tmp_path, config(engine, url)) as gateway:
+        await gateway.ready()
+        async with office(url, tmp_path / "state" / "usage") as there:
+            assert await ask(gateway.url, 5) == 5
+            await there.rows(5)
+            asking = asyncio.create_task(ask(gateway.url, 40))
+            await asyncio.to_thread(own_postgres.kill)
+            assert await asking == 40
+            assert await ask(gateway.url, 5) == 5
+            await asyncio.to_thread(own_postgres.start)
+            await all_are_there(there, 50)
