@@ -41,11 +41,11 @@ class Opener:
 
 
 class Desk:
-    """A thread that does one piece of work with the database after the other."""
+    """A few threads that do one piece of work with the database after the other."""
 
-    def __init__(self, opener: Opener, name: str) -> None:
+    def __init__(self, opener: Opener, name: str, threads: int = 1) -> None:
         self._opener = opener
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"headrace-{name}")
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=f"headrace-{name}")
 
     async def run(self, work: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what `work` returns. Cancelling gives up waiting; the work itself goes on.
@@ -54,9 +54,9 @@ class Desk:
             DatabaseError: it is away, or cannot be opened at all.
         """
         return await asyncio.get_running_loop().run_in_executor(
-            self._thread, lambda: work(self._opener.get(), *args, **kwargs)
+            self._threads, lambda: work(self._opener.get(), *args, **kwargs)
         )
 
     def close(self) -> None:
         """What waits is given up, what runs is not waited for. Idempotent."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)

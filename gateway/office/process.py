@@ -100,7 +100,7 @@ class Office:
         set_up(cast(Literal["json", "pretty"], told.log_format), redactor=Redactor(secrets_of(config)))
         clock, rng = RealClock(), random.Random()  # noqa: S311 - spreads load, guards nothing
         opener = Opener(config.database.url.get_secret_value())
-        desks = [Desk(opener, "directory"), Desk(opener, "api")]
+        desks = [Desk(opener, "directory"), Desk(opener, "api", threads=2)]
         ring = Ring(config.database.grace_s)
         keepsake = Keepsake(snapshot_file(state_folder(), config.database))
         feed = Feed(DirectorySource(desks[0]), keepsake, clock, rng, ring.take)

@@ -12,8 +12,9 @@ from gateway.api.answers import answer_errors
 from gateway.api.docs_page import HEADERS as DOCS_HEADERS
 from gateway.api.docs_page import page
 from gateway.api.openapi import ErrorAnswer, Health
-from gateway.office.api import usage
+from gateway.office.api import audit, groups, keys, pools, usage
 from gateway.office.api.access import OPEN
+from gateway.office.api.shapes import describe
 from gateway.office.api.state import OfficeState
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
@@ -23,6 +24,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         401: "No valid admin key",
         403: "The role does not allow it, or a browser's page sent it",
         404: "There is no such object, or it belongs to another organisation",
+        409: "There is one of that name already",
         413: "The body is too large",
         415: "The body is not JSON",
         429: "Over `admin.requests_per_second`; `retry-after` says how long to wait",
@@ -46,7 +48,8 @@ def create_admin_api(state: OfficeState) -> FastAPI:
     )
     answer_errors(api)
     _add_service(api)
-    usage.add_routes(api, state)
+    for routes in (groups, keys, usage, audit, pools):
+        routes.add_routes(api, state)
     _describe(api)
     return api
 
@@ -70,6 +73,12 @@ def _describe(api: FastAPI) -> None:
         if api.openapi_schema is None:
             document = framework()
             document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            described = (groups, keys, audit)
+            describe(
+                document["components"]["schemas"],
+                tuple(model for module in described for model in module.MODELS),
+                tuple(struct for module in described for struct in module.STRUCTS),
+            )
             for name in ("HTTPValidationError", "ValidationError"):
                 document["components"]["schemas"].pop(name, None)
             for path, methods in document["paths"].items():

@@ -9,9 +9,13 @@ from typing import Concatenate
 from gateway.config import Config
 from gateway.config.live import Answer, Question
 from gateway.database import Database, DatabaseGone, DatabaseUnusable
-from gateway.errors import Overloaded
+from gateway.directory.problems import Invalid, NotThere, Refused, Taken
+from gateway.errors import ApiError, Conflict, InvalidRequest, NotFound, Overloaded
+from gateway.office.api.shapes import sentence
 from gateway.office.desk import Desk, P, T
 from gateway.pool_report import PoolList
+
+_ANSWERS: dict[type[Refused], type[ApiError]] = {NotThere: NotFound, Taken: Conflict, Invalid: InvalidRequest}
 
 
 @dataclass(slots=True)
@@ -34,9 +38,12 @@ class OfficeState:
 
         Raises:
             Overloaded: 503, the database is away.
+            NotFound, Conflict, InvalidRequest: the directory refuses it.
         """
         try:
             return await self.desk.run(work, *args, **kwargs)
+        except Refused as error:
+            raise _ANSWERS[type(error)](sentence(str(error))) from None
         except (DatabaseGone, DatabaseUnusable) as error:
             message = f"The database is away: {error}. Model calls go on; try again."
             raise Overloaded(message, code="database_away", retry_after_s=2.0) from None
