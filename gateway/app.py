@@ -36,6 +36,7 @@ from gateway.http.server import SWEEP_S, HttpConnection
 from gateway.http.state import ServerState
 from gateway.http.tls import server_tls
 from gateway.identity import KeyRing
+from gateway.jwt import tokens_of
 from gateway.knowledge import Knowledge
 from gateway.limits.build import open_ledger
 from gateway.limits.build import watch as watch_limits
@@ -117,7 +118,10 @@ class Gateway:
         if self._feed is not None:
             self.telemetry.watch(series.DIRECTORY_KEYS.name, self._feed.ring.count)
             self.telemetry.watch(series.DIRECTORY_AGE.name, self._feed.ring.age)
-        identity = KeyRing(config.auth, self._feed.ring if self._feed is not None else None)
+        self._tokens = tokens_of(config.auth, clock, rng)
+        if self._tokens is not None:
+            self.telemetry.watch(series.ISSUER_KEYS_AGE.name, self._tokens.ages)
+        identity = KeyRing(config.auth, self._feed.ring if self._feed is not None else None, tokens=self._tokens)
         cache = config.cache
         self.ledger = open_ledger(config, clock, workers=self._knowledge.workers)
         watch_limits(self.telemetry, self.ledger)
@@ -226,6 +230,8 @@ class Gateway:
         await self.ledger.start()
         if self._feed is not None:
             await self._feed.start()
+        if self._tokens is not None:
+            await self._tokens.start()
         for keeper in self.keepers:
             keeper.start()
         with contextlib.suppress(TimeoutError):
@@ -283,6 +289,8 @@ class Gateway:
         await self._knowledge.aclose()
         if self._feed is not None:
             await self._feed.aclose()
+        if self._tokens is not None:
+            await self._tokens.aclose()
         if self._classifier is not None:
             self._classifier.close()
         await self.telemetry.aclose()

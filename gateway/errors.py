@@ -109,12 +109,14 @@ class Unauthenticated(ApiError):
 
     def header_lines(self) -> bytes:
         """As RFC 6750, section 3, has it for tokens."""
-        challenge = b'www-authenticate: Bearer realm="headrace"'
-        if self.code in ("invalid_token", "expired_token"):
-            challenge += b', error="invalid_token"'
-        if self.code == "expired_token":
-            challenge += b', error_description="The token expired"'
-        return challenge + b"\r\n" + super().header_lines()
+        reason = _CHALLENGES.get(self.code, b"")
+        return b'www-authenticate: Bearer realm="headrace"%b\r\n' % reason + super().header_lines()
+
+
+_CHALLENGES = {
+    "invalid_token": b', error="invalid_token"',
+    "expired_token": b', error="invalid_token", error_description="The token expired"',
+}
 
 
 class Forbidden(ApiError):

@@ -104,19 +104,17 @@ def _add_health(api: FastAPI, state: ApiState) -> None:
 
 
 def _add_models(api: FastAPI, state: ApiState) -> None:
-    def caller_of(request: Request) -> Caller:
-        return _caller(state, request)
-
     def described(deployment: Deployment) -> Model:
         return Model(id=deployment.name, created=state.started_at, owned_by="headrace")
 
     async def list_models(request: Request) -> ModelList:
         """The deployments that this key may call."""
-        return ModelList(data=[described(d) for d in state.catalog.visible(caller_of(request))])
+        caller = await _caller(state, request)
+        return ModelList(data=[described(d) for d in state.catalog.visible(caller)])
 
     async def get_model(request: Request, model: str) -> Model:
         """One deployment."""
-        caller = caller_of(request)
+        caller = await _caller(state, request)
         deployment = state.catalog.resolve(model, caller)
         return described(deployment)
 
@@ -164,8 +162,8 @@ def _add_admin(api: FastAPI, state: ApiState) -> None:
 
     unknown: Responses = {404: {"model": ErrorAnswer, "description": "No such model"}}
 
-    def admin_of(request: Request) -> Caller:
-        caller = _caller(state, request)
+    async def admin_of(request: Request) -> Caller:
+        caller = await _caller(state, request)
         if not caller.admin:
             message = f"Key {caller.key_name!r} may not see this; its `admin` setting is not true."
             raise Forbidden(message, code="not_admin")
@@ -174,7 +172,7 @@ def _add_admin(api: FastAPI, state: ApiState) -> None:
     @api.get("/admin/pools", tags=["service"], responses=refused)
     async def get_pools(request: Request) -> PoolList:
         """Pools and their replicas, summed over all workers. Takes a key with `admin: true`, if there are keys."""
-        admin_of(request)
+        await admin_of(request)
         return await state.pools()
 
     @api.post("/admin/explain", tags=["service"], responses=refused | unknown, openapi_extra=EXPLAIN)
@@ -184,14 +182,14 @@ def _add_admin(api: FastAPI, state: ApiState) -> None:
         The body and the headers are those of the model call. Without `operation` the fields of the body tell it.
         Takes a key with `admin: true`, if there are keys; the call is routed as one of this key's.
         """
-        caller, message = admin_of(request), await _message(request)
+        caller, message = await admin_of(request), await _message(request)
         asked = operation_of(message.body) if operation is None else Operation[operation.upper()]
         told = await state.explain(asked, message, caller)
         return Response(msgspec.json.encode(told), media_type="application/json")
 
 
-def _caller(state: ApiState, request: Request) -> Caller:
-    return state.identity.identify(dict(request.headers.raw), _address(request))
+async def _caller(state: ApiState, request: Request) -> Caller:
+    return await state.identity.admit(dict(request.headers.raw), _address(request))
 
 
 def _address(request: Request) -> str:

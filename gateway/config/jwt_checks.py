@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
-from gateway.config.jwt_options import JwtIssuer
+from gateway.config.jwt_options import PUBLIC_ISSUERS, JwtIssuer
 from gateway.config.models import Config
 from gateway.config.problems import Finding, KeyPath, did_you_mean
 from gateway.config.sites import is_secure
@@ -21,6 +21,7 @@ def jwt_findings(config: Config) -> Iterator[Finding]:
         here: KeyPath = ("auth", "jwt", index)
         yield from _twins(entry, entries[:index], here)
         yield from _urls(entry, here)
+        yield from _public(entry, here)
         yield from _tenant(entry, here)
         yield from _roles(config, entry, here)
         yield from _references(config, entry, here)
@@ -43,6 +44,12 @@ def _urls(entry: JwtIssuer, here: KeyPath) -> Iterator[Finding]:
         if url is not None and not is_secure(url):
             message = f'"{url}" is not https: whoever sits between could vouch for anybody'
             yield Finding((*here, key), message, "use https://; plain http is for loopback addresses only", value=url)
+
+
+def _public(entry: JwtIssuer, here: KeyPath) -> Iterator[Finding]:
+    if entry.issuer.rstrip("/") in PUBLIC_ISSUERS and not entry.require:
+        message = f'"{entry.issuer}" signs tokens for everybody, and nothing says who is let in'
+        yield Finding((*here, "issuer"), message, "add `require: {CLAIM: [VALUE]}`", value=entry.issuer)
 
 
 def _tenant(entry: JwtIssuer, here: KeyPath) -> Iterator[Finding]:

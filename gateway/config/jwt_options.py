@@ -12,6 +12,15 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 """Asymmetric ones alone: with a symmetric one, whoever can check a token could make one."""
 Role = Literal["admin", "operator", "viewer", "tenant-admin"]
 Claim = str | list[str]
+PUBLIC_ISSUERS = frozenset(
+    {
+        "https://accounts.google.com",
+        "https://token.actions.githubusercontent.com",
+        "https://gitlab.com",
+        "https://login.microsoftonline.com/9188040d-6c67-4c5b-b112-36a304b66dad/v2.0",
+    }
+)
+"""They sign tokens for everybody in the world, some for any audience that is asked for."""
 
 
 class JwtClaims(Section):
@@ -43,6 +52,9 @@ class JwtIssuer(Section):
     """Where its keys are; none: its `.well-known/openid-configuration` says it."""
     algorithms: Annotated[list[Algorithm], Field(min_length=1)] = ["RS256", "ES256", "EdDSA"]
     """Signatures that are taken."""
+    require: dict[str, Annotated[list[str], Field(min_length=1)]] = {}
+    """Claims that a token must have besides, each with one of these values. Issuers that vouch for everybody, such as
+    Google, need it."""
     claims: JwtClaims = JwtClaims()
     """Which claims of a token say what."""
     tenant: Name | None = None

@@ -20,6 +20,7 @@ _is_name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}").fullmatch
 """As names of the configuration: they stand in metrics, cache keys and the keys of limits."""
 
 ClaimPath = str | Sequence[str]
+_decode = msgspec.json.Decoder(dict[str, object]).decode
 
 
 def check_times(registered: Registered, now_s: float, leeway_s: float) -> None:
@@ -53,9 +54,11 @@ def read_caller(options: JwtIssuer, payload: bytes, registered: Registered) -> C
     Raises:
         Unauthenticated: a claim that must be there is not, or cannot be used.
     """
-    decoded = msgspec.json.decode(payload)
-    assert isinstance(decoded, dict)  # it was read as `Registered` already
-    reading = _Reading(options, decoded)
+    try:
+        reading = _Reading(options, _decode(payload))
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # in claims that `Registered` passes over
+        raise Unauthenticated(f"The token's claims are not JSON: {error}.", code="invalid_token") from None
+    reading.must_be_let_in()
     role = reading.role()
     return Caller(
         key_name=reading.name(),
@@ -72,6 +75,15 @@ class _Reading:
     def __init__(self, options: JwtIssuer, payload: dict[str, object]) -> None:
         self._options = options
         self._payload = payload
+
+    def must_be_let_in(self) -> None:
+        for claim, values in self._options.require.items():
+            held = self._payload.get(claim)
+            if isinstance(held, bool):
+                held = "true" if held else "false"
+            if not any(one in values for one in (held if isinstance(held, list) else [held])):
+                message = f"The token's claim `{claim}` has none of the values that are let in (`auth.jwt[].require`)."
+                raise Unauthenticated(message, code="invalid_token")
 
     def name(self) -> str:
         """Percent-encoded where it is not plain text, so that no two subjects share a name."""

@@ -458,6 +458,16 @@ DIRECTORY_AGE = Series(
     "seconds",
     fold=Fold.MAX,
 )
+ISSUER_KEYS_AGE = Series(
+    "headrace_issuer_keys_age_seconds",
+    Kind.GAUGE,
+    "Time since the keys of an issuer of `auth.jwt` were last fetched, in that worker where it is longest.",
+    ("issuer",),
+    "seconds",
+    fold=Fold.MAX,
+    spill=("issuer",),
+    max_children=50,
+)
 WORKERS = Series("headrace_workers", Kind.GAUGE, "Worker processes in this sum.", (), "workers")
 CPU = Series("process_cpu_seconds_total", Kind.COUNTER, "User and system CPU time of all workers.", (), "seconds")
 RSS = Series("process_resident_memory_bytes", Kind.GAUGE, "Resident memory of all workers.", (), "bytes")
@@ -521,6 +531,7 @@ ALL: Final[dict[str, Series]] = {
         DATABASE_UP,
         DIRECTORY_KEYS,
         DIRECTORY_AGE,
+        ISSUER_KEYS_AGE,
         WORKERS,
         CPU,
         RSS,
@@ -536,6 +547,7 @@ ERRORS: Final = frozenset(
         "conflict",
         "connect_timeout",
         "context_length_exceeded",
+        "expired_token",
         "headers_too_large",
         "idle_timeout",
         "insufficient_quota",
@@ -544,7 +556,9 @@ ERRORS: Final = frozenset(
         "invalid_json",
         "invalid_request",
         "invalid_sensitivity",
+        "invalid_token",
         "invalid_type",
+        "issuer_unavailable",
         "limits_unavailable",
         "malformed_http",
         "method_not_allowed",

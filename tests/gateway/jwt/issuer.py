@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from gateway.clock import Clock, RealClock
 from gateway.config.jwt_options import JwtIssuer
-from gateway.jwt import Verifier
+from gateway.jwt.verifier import Verifier
 from tests.harness import Json, whole
 
 AUDIENCE = "headrace"

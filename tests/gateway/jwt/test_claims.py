@@ -113,7 +113,7 @@ def test_deployments_are_those_that_token_and_configuration_both_name(
 
 
 def test_without_such_a_claim_the_configuration_says_it() -> None:
-    assert read({"sub": "s"}, tenant="acme", deployments=["m"]).deployments == {"m"}
+    assert read({"sub": "s"}, tenant="acme", deployments=["m"]).deployments == frozenset({"m"})
     assert read({"sub": "s"}, tenant="acme").deployments is None
     assert "neither a text nor a list" in refusal({"sub": "s", "d": 7}, tenant="acme", claims={"deployments": "d"})
 
@@ -139,5 +139,26 @@ def test_names_are_plain_text_and_no_two_subjects_share_one(first: str, second: 
     assert one.startswith("too long") or (one.isascii() and one.isprintable() and " " not in one)
 
 
+@pytest.mark.parametrize("text", [b'"\\ud800"', b'"\xed\xa0\x80"', b'"\xff"', b"[" * 5000, b"[" * 3000 + b"]" * 3000])
+def test_claims_that_are_no_json_are_refused_even_if_they_are_signed(text: bytes) -> None:
+    entry = JwtIssuer(name="sso", issuer="https://a", audience=["x"], tenant="acme")
+    with pytest.raises(Unauthenticated, match="not JSON"):
+        read_caller(entry, b'{"sub": "s", "x": %b}' % text, Registered("https://a", "x", 1000.0))
+
+
 def test_the_class_of_its_requests_is_that_of_the_entry() -> None:
     assert read({"sub": "s"}, tenant="acme", sensitivity="internal").sensitivity == "internal"
+
+
+@pytest.mark.parametrize(
+    ("held", "let_in"),
+    [("a", True), (["x", "b"], True), ("c", False), (["c"], False), ([], False), (None, False), ({"a": 1}, False)],
+)
+def test_a_token_must_have_the_claims_that_are_required(held: object, let_in: bool) -> None:
+    options: Json = {"tenant": "acme", "require": {"who": ["a", "b"], "verified": ["true"]}}
+    payload = {"sub": "s", "who": held, "verified": True}
+    if let_in:
+        assert read(payload, **options).tenant == "acme"
+        assert "claim `verified` has none" in refusal(payload | {"verified": False}, **options)
+    else:
+        assert "claim `who` has none of the values that are let in" in refusal(payload, **options)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from gateway.clock import RealClock
 from gateway.config.jwt_options import JwtIssuer
 from gateway.errors import Unauthenticated
-from gateway.jwt import Verifier
 from gateway.jwt.keys import read_keys
+from gateway.jwt.verifier import Verifier
 from tests.gateway.jwt.issuer import jwk_of, key_of
 
 ISSUER = "https://issuer.example"

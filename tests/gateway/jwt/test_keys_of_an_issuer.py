@@ -14,9 +14,9 @@ import pytest
 from jwt.warnings import InsecureKeyLengthWarning
 
 from gateway.errors import Overloaded, Unauthenticated
-from gateway.jwt import Verifier
 from gateway.jwt.fetch import MAX_BYTES
 from gateway.jwt.source import ASK_PAUSE_S, WAIT_S
+from gateway.jwt.verifier import Verifier
 from tests.gateway.jwt.issuer import Issuer, issuer_running, jwk_of, key_of, new_key, verifying
 from tests.harness import Json, Watch, settled, whole
 from tests.harness.virtual import LoopClock, in_virtual_time

@@ -16,8 +16,8 @@ import pytest
 
 from gateway.errors import ApiError, Unauthenticated
 from gateway.identity import Caller
-from gateway.jwt import Verifier
 from gateway.jwt.compact import MAX_BYTES
+from gateway.jwt.verifier import Verifier
 from tests.gateway.jwt.issuer import (
     AUDIENCE,
     Issuer,
