@@ -44,6 +44,8 @@ class Propose(_Told, frozen=True):
     dry_run:  only say what would change.
     expected: the version that must be serving, lest somebody else's change is undone; empty: any.
     version:  what it is called on the gateway that it comes from; empty: it takes the next number.
+    base:     a hash of the file that it was applied over there. given_at: when, in Unix time. Set where this gateway
+              may have had its last word since: it is passed over if so.
     """
 
     text: str
@@ -53,6 +55,8 @@ class Propose(_Told, frozen=True):
     dry_run: bool = False
     expected: str = ""
     version: str = ""
+    base: str = ""
+    given_at: float = 0.0
 
 
 class Rollback(_Told, frozen=True):
@@ -71,19 +75,20 @@ Question = Show | ShowHistory | ShowText | Propose | Rollback
 class Outcome(_Told, frozen=True):
     """What became of a proposal.
 
-    status:   `checked`: it was a dry run, and it is good.
-    version:  what serves now.
+    status:   `checked`: it was a dry run, and it is good. `conflict`: another version serves than was expected.
+    version:  what serves now. base: a hash of the gateway's own file; empty: it has none.
     problems: why it was refused, with places, or what is odd about it.
     """
 
-    status: Literal["applied", "unchanged", "checked", "refused"]
+    status: Literal["applied", "unchanged", "checked", "refused", "conflict"]
     version: str
+    base: str = ""
     differences: list[Difference] = []
     problems: list[str] = []
 
     @property
     def good(self) -> bool:
-        return self.status != "refused"
+        return self.status not in ("refused", "conflict")
 
 
 class Shown(_Told, frozen=True):

@@ -6,7 +6,7 @@ import importlib
 
 from sqlalchemy import BigInteger, Column, Double, Integer, MetaData, String, Table, Text
 
-TABLE_MODULES = ("gateway.directory.tables", "gateway.usage.tables")
+TABLE_MODULES = ("gateway.directory.tables", "gateway.usage.tables", "gateway.office.published")
 
 metadata = MetaData(
     naming_convention={

@@ -28,6 +28,7 @@ from gateway.office.api.state import OfficeState
 from gateway.office.desk import Desk, Opener
 from gateway.office.feed import Feed
 from gateway.office.keepsake import Keepsake
+from gateway.office.published import follow_configs
 from gateway.office.source import DirectorySource
 from gateway.pool_report import PoolList, merge_reports
 from gateway.process.control import (
@@ -100,7 +101,7 @@ class Office:
         set_up(cast(Literal["json", "pretty"], told.log_format), redactor=Redactor(secrets_of(config)))
         clock, rng = RealClock(), random.Random()  # noqa: S311 - spreads load, guards nothing
         opener = Opener(config.database.url.get_secret_value())
-        desks = [Desk(opener, "directory"), Desk(opener, "api", threads=2)]
+        desks = [Desk(opener, "directory"), Desk(opener, "api", threads=2), Desk(opener, "configs")]
         ring = Ring(config.database.grace_s)
         keepsake = Keepsake(snapshot_file(state_folder(), config.database))
         feed = Feed(DirectorySource(desks[0]), keepsake, clock, rng, ring.take)
@@ -112,7 +113,8 @@ class Office:
         server.start(self._admin)
         self._channel.send(Started())
         try:
-            await self._until_told([feed.run(), feed.serve(self._feed_socket)])
+            following = follow_configs(desks[2], self._ask_config)
+            await self._until_told([feed.run(), feed.serve(self._feed_socket), following])
         finally:
             await server.aclose(self._drain.result().limit_s if self._drain.done() else 0.0)
             for desk in desks:

@@ -83,7 +83,7 @@ def publish(
             )
         )
         connection.execute(delete(configs).where(configs.c.seq <= seq - KEPT))
-        done = {"name": name, "changes": [change.as_dict() for change in changes]}
+        done: audit.Json = {"name": name, "changes": [change.as_dict() for change in changes]}
         audit.append(connection, actor, audit.Event("config.apply", applied.version, after=done))
 
 

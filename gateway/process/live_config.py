@@ -6,22 +6,23 @@ Each is checked, compared, put in place of the one before, and remembered; one a
 from __future__ import annotations
 
 import asyncio
-import datetime
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
+from gateway.clock import wall_time_s
 from gateway.config import Config
 from gateway.config.dump import Difference, differences, effective, to_yaml
 from gateway.config.history import Entry, History
 from gateway.config.live import (
     MAX_TEXT_BYTES,
+    OF_THE_FILE,
     Answer,
     Failed,
     Outcome,
@@ -38,6 +39,7 @@ from gateway.config.live import (
 from gateway.config.live import History as Told
 from gateway.config.load import LoadedConfig, load_text, override
 from gateway.config.problems import ConfigError, KeyPath
+from gateway.config.secrets import secrets_of
 from gateway.config.version import Version, digest_of
 from gateway.config.watch import Parsed, read_text
 from gateway.process.banner import Console
@@ -47,6 +49,8 @@ from gateway.telemetry.series import CONFIG_REJECTED
 
 logger = logging.getLogger(__name__)
 
+Status = Literal["applied", "unchanged", "checked", "refused", "conflict"]
+_SECRET_CHARS = 8
 SHOWN_CHANGES = 8
 """In a log line; the history has all."""
 
@@ -121,7 +125,7 @@ class Beginning:
             return cls(config, msgspec.structs.replace(newest, base=base), history, reader, text, base)
         entry = Entry(
             version=Version(history.next_number(), digest),
-            at=_now_s(),
+            at=wall_time_s(),
             origin="start",
             who="",
             text=text,
@@ -254,20 +258,29 @@ class LiveConfig:
         if problem := too_long(given.text):
             return self._refused(given, [problem])
         if given.expected not in ("", self.version):
-            return self._refused(given, [f"{given.expected} was to be replaced, but {self.version} serves meanwhile"])
+            problem = f"{given.expected} was to be replaced, but {self.version} serves meanwhile"
+            return self._outcome("conflict", problems=[problem])
+        if given.given_at and self._said_more_since(given):
+            return self._outcome("unchanged")
         try:
             loaded = await self._loaded(job)
         except ConfigError as error:
             return self._refused(given, [str(problem) for problem in error.problems])
         config, warnings = loaded.config, [str(problem) for problem in loaded.warnings]
+        if given.origin not in OF_THE_FILE and any(
+            len(s) >= _SECRET_CHARS and s in given.text for s in secrets_of(config)
+        ):
+            warnings.append(
+                f"{given.name}: warning: it has secrets in it, and is kept as it is: name variables (${{VAR}})"
+            )
         found = differences(self.config, config)
         if given.dry_run:
-            return Outcome(status="checked", version=self.version, differences=found, problems=warnings)
+            return self._outcome("checked", found, warnings)
         named = given.version not in ("", self.version)
         if config == self.config and not named and not (job.again and names_files(config)):
             self._base = job.base or self._base
             self._tell_unchanged(given)
-            return Outcome(status="unchanged", version=self.version, problems=warnings)
+            return self._outcome("unchanged", problems=warnings)
         entry = self._entry(job, config, found)
         try:
             await self._switch(config, entry)
@@ -277,7 +290,23 @@ class LiveConfig:
         for warning in warnings:
             self._console.warn(warning)
         self._tell_applied(given, found)
-        return Outcome(status="applied", version=self.version, differences=found, problems=warnings)
+        return self._outcome("applied", found, warnings)
+
+    def _outcome(self, status: Status, found: Sequence[Difference] = (), problems: Sequence[str] = ()) -> Outcome:
+        return Outcome(
+            status=status,
+            version=self.version,
+            base=self._base if self.reader.file is not None else "",
+            differences=list(found),
+            problems=list(problems),
+        )
+
+    def _said_more_since(self, given: Propose) -> bool:
+        """Whether what another gateway once had is old news here: it has served, or what serves is newer and does not
+        come from the very file that it was applied over."""
+        if given.version in {str(entry.version) for entry in self._history.entries}:
+            return True
+        return self.entry.at >= given.given_at and given.base != self._base
 
     async def _loaded(self, job: _Job) -> LoadedConfig:
         if job.loaded is not None:
@@ -296,7 +325,7 @@ class LiveConfig:
             version = Version(self._history.next_number(), digest_of(config, self._history.salt))
         return Entry(
             version=version,
-            at=_now_s(),
+            at=wall_time_s(),
             origin=given.origin,
             who=given.who,
             text=given.text,
@@ -375,7 +404,7 @@ class LiveConfig:
             listed = "\n".join(problems)
             apart = "\n" if len(problems) > 1 else " "
             self._console.fail(f"{self._label(given)}: the configuration is refused, the old one stays:{apart}{listed}")
-        return Outcome(status="refused", version=self.version, problems=problems)
+        return self._outcome("refused", problems=problems)
 
     def _tell_unchanged(self, given: Propose) -> None:
         if given.origin == "signal":
@@ -434,10 +463,6 @@ def _unknown(number: int | None) -> Failed:
     if number is None:
         return Failed(message="nothing else has served before; `headrace config history` lists what has")
     return Failed(message=f"there is no version {number} any more; `headrace config history` lists those that are kept")
-
-
-def _now_s() -> float:
-    return datetime.datetime.now(datetime.UTC).timestamp()
 
 
 def _by(who: str) -> str:

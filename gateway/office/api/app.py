@@ -12,7 +12,7 @@ from gateway.api.answers import answer_errors
 from gateway.api.docs_page import HEADERS as DOCS_HEADERS
 from gateway.api.docs_page import page
 from gateway.api.openapi import ErrorAnswer, Health
-from gateway.office.api import audit, groups, keys, pools, usage
+from gateway.office.api import audit, config, groups, keys, pools, usage
 from gateway.office.api.access import OPEN
 from gateway.office.api.shapes import describe
 from gateway.office.api.state import OfficeState
@@ -48,7 +48,7 @@ def create_admin_api(state: OfficeState) -> FastAPI:
     )
     answer_errors(api)
     _add_service(api)
-    for routes in (groups, keys, usage, audit, pools):
+    for routes in (groups, keys, usage, config, audit, pools):
         routes.add_routes(api, state)
     _describe(api)
     return api
