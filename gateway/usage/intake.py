@@ -133,7 +133,6 @@ async def run_intake(desk: Desk, folder: Path, clock: Clock, usage_days: int | N
     folder:     of the workers' segments; of several gateways on one machine that share it, one at a time takes in.
     usage_days: records older than this are deleted; None: they are kept.
     """
-    await asyncio.to_thread(make_folder, folder)
     with await _held(folder, clock):
         backoff = Backoff(random.Random())  # noqa: S311 - spreads load
         away, prune_at_s = False, clock.monotonic()
@@ -158,11 +157,24 @@ async def run_intake(desk: Desk, folder: Path, clock: Clock, usage_days: int | N
 
 async def _held(folder: Path, clock: Clock) -> contextlib.ExitStack:
     """The right to take in from `folder`, once nobody else has it."""
-    while (fd := await asyncio.to_thread(hold, folder)) is None:
+    stack, told = contextlib.ExitStack(), False
+    while True:
+        try:
+            fd = await asyncio.to_thread(_hold, folder)
+        except OSError as error:
+            fd = None
+            if not told:
+                logger.error("usage cannot be taken in from %s: %s", folder, error)
+            told = True
+        if fd is not None:
+            stack.callback(os.close, fd)
+            return stack
         await clock.sleep(EVERY_S)
-    stack = contextlib.ExitStack()
-    stack.callback(os.close, fd)
-    return stack
+
+
+def _hold(folder: Path) -> int | None:
+    make_folder(folder)
+    return hold(folder)
 
 
 def store(connection: Connection, items: Iterable[Item]) -> None:
