@@ -11,18 +11,13 @@ import contextlib
 import secrets
 from typing import cast
 
-from redis.asyncio import Redis as Client
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.driver_info import DriverInfo
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as SlowRedis
 
 from gateway.config import Redis as Options
 from gateway.peers import GONE_S, PlaceFailed
+from gateway.redis_client import CONNECT_S, hang_up, open_client, pipeline_of
 
-CONNECT_S = 1.0
-"""Longest that a new connection may take, TLS and sign-in included. Nobody waits for it but the next note."""
 MAX_PEERS = 256
 _GONE_MS = int(GONE_S * 1000)
 _SET_S = 3600
@@ -39,15 +34,7 @@ class RedisPlace:
 
     def __init__(self, options: Options) -> None:
         self._timeout_s = options.timeout_s
-        self._client = Client.from_url(
-            options.url,
-            socket_timeout=options.timeout_s,
-            socket_connect_timeout=CONNECT_S,
-            retry=Retry(NoBackoff(), 0),
-            max_connections=2,
-            client_name="headrace",
-            driver_info=DriverInfo(),  # or each connection would ask the disk for the library's version
-        )
+        self._client = open_client(options)
         self._me = secrets.token_hex(8).encode()
         self._root = f"{{{options.prefix}}}:peers"
         self._others: list[bytes] = []
@@ -69,7 +56,7 @@ class RedisPlace:
     async def aclose(self) -> None:
         with contextlib.suppress(RedisError, OSError, TimeoutError):
             async with asyncio.timeout(self._timeout_s):
-                pipeline = self._client.pipeline(transaction=False)
+                pipeline = pipeline_of(self._client)
                 pipeline.delete(self._key(self._me))
                 pipeline.srem(self._root, self._me)
                 await pipeline.execute()
@@ -77,7 +64,7 @@ class RedisPlace:
 
     async def _round(self, note: bytes | None) -> list[bytes]:
         asked = self._others
-        pipeline = self._client.pipeline(transaction=False)
+        pipeline = pipeline_of(self._client)
         if note is not None:
             pipeline.set(self._key(self._me), note, px=_GONE_MS)
             pipeline.sadd(self._root, self._me)
@@ -96,12 +83,9 @@ class RedisPlace:
         return [told for told in notes if told is not None]
 
     async def _hang_up(self) -> None:
-        """An answer that comes late must not be taken for that to a later question."""
         self._connected = False
         self._others = []
-        with contextlib.suppress(RedisError, OSError, TimeoutError):
-            async with asyncio.timeout(self._timeout_s):
-                await self._client.connection_pool.disconnect(inuse_connections=True)
+        await hang_up(self._client, self._timeout_s)
 
     def _key(self, name: bytes) -> bytes:
         return self._root.encode() + b":" + name

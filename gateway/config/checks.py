@@ -18,6 +18,7 @@ from gateway.config.pool_checks import pool_sources
 from gateway.config.problems import Finding, KeyPath, did_you_mean
 from gateway.config.prompt_checks import prompt_findings
 from gateway.config.queue_checks import queue_findings
+from gateway.config.redis_checks import redis_findings
 from gateway.config.residency_checks import residency_findings
 from gateway.config.sites import is_loopback
 from gateway.config.spill_checks import spill_findings
@@ -44,6 +45,7 @@ def check(config: Config, variables: _Variables | None = None) -> list[Finding]:
         *_deployments(config),
         *failure_findings(config),
         *queue_findings(config),
+        *redis_findings(config),
         *residency_findings(config),
         *spill_findings(config),
         *prompt_findings(config),

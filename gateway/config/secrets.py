@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
-from gateway.config import Config
+from gateway.config import Config, Redis
 
 
 def secrets_of(config: Config) -> list[str]:
@@ -18,6 +18,12 @@ def secrets_of(config: Config) -> list[str]:
     found += config.telemetry.tracing.otlp_headers.values()
     values = [secret.get_secret_value() for secret in found]
     if config.redis is not None:
-        password = urlsplit(config.redis.url).password or ""
-        values += [password, unquote(password)]
+        values += _of_redis(config.redis)
     return [value for value in dict.fromkeys(values) if value]
+
+
+def _of_redis(redis: Redis) -> list[str]:
+    urls = [redis.url or "", *(redis.sentinel.urls if redis.sentinel is not None else [])]
+    written = [urlsplit(url).password or "" for url in urls]
+    named = [redis.password.get_secret_value()] if redis.password is not None else []
+    return [*named, *written, *map(unquote, written)]
