@@ -51,6 +51,8 @@ from gateway.process.machine import state_folder
 from gateway.telemetry import Redactor, Telemetry, series
 from gateway.telemetry.logs import set_up
 from gateway.telemetry.metrics import Bound, Registry
+from gateway.usage.intake import run_intake
+from gateway.usage.spool import folder_of
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +103,12 @@ class Office:
         set_up(cast(Literal["json", "pretty"], told.log_format), redactor=Redactor(secrets_of(config)))
         clock, rng = RealClock(), random.Random()  # noqa: S311 - spreads load, guards nothing
         opener = Opener(config.database.url.get_secret_value())
-        desks = [Desk(opener, "directory"), Desk(opener, "api", threads=2), Desk(opener, "configs")]
+        desks = [
+            Desk(opener, "directory"),
+            Desk(opener, "api", threads=2),
+            Desk(opener, "configs"),
+            Desk(opener, "usage"),
+        ]
         ring = Ring(config.database.grace_s)
         keepsake = Keepsake(snapshot_file(state_folder(), config.database))
         feed = Feed(DirectorySource(desks[0]), keepsake, clock, rng, ring.take)
@@ -114,7 +121,8 @@ class Office:
         self._channel.send(Started())
         try:
             following = follow_configs(desks[2], self._ask_config)
-            await self._until_told([feed.run(), feed.serve(self._feed_socket), following])
+            intake = run_intake(desks[3], folder_of(config.database), clock, config.database.usage_days)
+            await self._until_told([feed.run(), feed.serve(self._feed_socket), following, intake])
         finally:
             await server.aclose(self._drain.result().limit_s if self._drain.done() else 0.0)
             for desk in desks:
