@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 
@@ -122,5 +122,6 @@ def snapshot_file(folder: Path, database: Database) -> Path:
     """
     url = urlsplit(database.url.get_secret_value())
     path = str(Path(url.path[1:]).absolute()) if url.scheme.startswith("sqlite") else url.path
-    address = f"{url.scheme.partition('+')[0]}://{url.username or ''}@{url.hostname or ''}:{url.port or ''}{path}"
+    query = sorted((name, value) for name, value in parse_qsl(url.query) if "password" not in name)
+    address = f"{url.scheme} {url.username} {url.hostname} {url.port} {path} {query}"
     return folder / "office" / f"directory-{hashlib.sha256(address.encode()).hexdigest()[:16]}.snapshot"

@@ -23,6 +23,7 @@ from gateway.directory.frames import snapshot_file
 from gateway.directory.ring import Ring
 from gateway.http.tls import server_tls
 from gateway.identity import KeyRing
+from gateway.jwt import tokens_of
 from gateway.office.api.server import AdminServer
 from gateway.office.api.state import OfficeState
 from gateway.office.desk import Desk, Opener
@@ -115,8 +116,11 @@ class Office:
         self._telemetry = telemetry = _telemetry(config)
         self._registry = _registry(config, feed)
         state = OfficeState(config, desks[1], self._pools, self._ask_config)
-        identity = KeyRing(config.auth, ring, for_admins=True)
+        tokens = tokens_of(config.auth, clock, rng)
+        identity = KeyRing(config.auth, ring, tokens=tokens, for_admins=True)
         server = AdminServer(state, identity, telemetry, clock, server_tls(config), told.version)
+        if tokens is not None:
+            await tokens.start()
         server.start(self._admin)
         self._channel.send(Started())
         try:
@@ -125,6 +129,8 @@ class Office:
             await self._until_told([feed.run(), feed.serve(self._feed_socket), following, intake])
         finally:
             await server.aclose(self._drain.result().limit_s if self._drain.done() else 0.0)
+            if tokens is not None:
+                await tokens.aclose()
             for desk in desks:
                 desk.close()
             await asyncio.to_thread(opener.close)

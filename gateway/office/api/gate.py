@@ -7,7 +7,7 @@ against forged requests; that a page of another origin is refused is a second lo
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from gateway.config.database_options import Admin
 from gateway.directory.roles import Role
@@ -57,7 +57,7 @@ class Gate:
     def __init__(
         self,
         options: Admin,
-        identify: Callable[[dict[bytes, bytes], str], Caller],
+        identify: Callable[[dict[bytes, bytes], str], Awaitable[Caller]],
         monotonic: Callable[[], float],
     ) -> None:
         self._origins = frozenset(origin.rstrip("/").encode() for origin in options.origins)
@@ -65,7 +65,7 @@ class Gate:
         self._identify = identify
         self._rates = Rates(options.requests_per_second, monotonic)
 
-    def admit(self, request: Request, request_id: str) -> Actor | None:
+    async def admit(self, request: Request, request_id: str) -> Actor | None:
         """Who sent it; None for paths that need no key.
 
         Raises:
@@ -76,7 +76,7 @@ class Gate:
             self._count(f"from {request.client}")
             return None
         try:
-            caller = self._identify(request.headers, request.client)
+            caller = await self._identify(request.headers, request.client)
         except ApiError:
             self._count(f"from {request.client}")
             raise

@@ -43,7 +43,7 @@ class AdminServer:
     ) -> None:
         options = state.config.admin
         self._tls = tls
-        self._gate = Gate(options, identity.identify, clock.monotonic)
+        self._gate = Gate(options, identity.admit, clock.monotonic)
         self._api = AsgiHandler(create_admin_api(state), "https" if tls else "http")
         self._cors = Cors(options.origins) if options.origins else None
         reception = Reception(telemetry, clock)
@@ -95,7 +95,7 @@ class AdminServer:
         if self._cors is not None and self._cors.is_preflight(request):
             Cors.preflight(request, sink, _METHODS)
             return
-        actor = self._gate.admit(request, record.request_id)
+        actor = await self._gate.admit(request, record.request_id)
         if actor is not None:
             record.tenant, record.key_name = actor.organisation, actor.name
         await self._api(request, sink, record, actor=actor)
