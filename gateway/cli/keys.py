@@ -12,6 +12,7 @@ import typer
 
 from gateway.cli import durable
 from gateway.cli.output import refuse, say
+from gateway.directory.roles import Role
 
 if TYPE_CHECKING:
     from gateway.directory.records import Key, NewKey
@@ -35,13 +36,6 @@ class State(enum.StrEnum):
     EXPIRED = "expired"
     REVOKED = "revoked"
     ALL = "all"
-
-
-class Role(enum.StrEnum):
-    ADMIN = "admin"
-    OPERATOR = "operator"
-    VIEWER = "viewer"
-    TENANT_ADMIN = "tenant-admin"
 
 
 @app.command("create")

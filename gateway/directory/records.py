@@ -157,9 +157,7 @@ def _instant(at_s: float) -> str | None:
 def for_audit(record: msgspec.Struct) -> dict[str, object]:
     """A record without what says nothing of who wanted what."""
     found: dict[str, object] = msgspec.to_builtins(record)
-    return {
-        name: value for name, value in found.items() if name not in ("created_at", "created_by", "updated_at", "state")
-    }
+    return {name: value for name, value in found.items() if name not in _KNOWN_OTHERWISE}
 
 
 def differing(before: msgspec.Struct, after: msgspec.Struct) -> tuple[dict[str, object], dict[str, object]]:
