@@ -22,7 +22,7 @@ CALL_S = 10.0
 """Longest that one transaction may take, unless its caller allows more."""
 BUSY_S = 5.0
 """Longest that a writer waits for another one."""
-_POOL = 4
+_POOL = 6
 _FORMS = "sqlite:///relative.db, sqlite:////absolute.db or postgresql://user:password@host/name"
 _WRITES = "headrace_writes"
 _OURS = (sa.IntegrityError, sa.DataError, sa.ProgrammingError, sa.NotSupportedError)
