@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from gateway.cli.output import refuse
+
+if TYPE_CHECKING:
+    from gateway.config.dump import Difference
 
 _MARKS = {"added": ("+", typer.colors.GREEN), "removed": ("-", typer.colors.RED), "changed": ("~", typer.colors.YELLOW)}
 
@@ -30,11 +35,15 @@ def diff(
         found = differences(load(old).config, load(new).config)
     except ConfigError as error:
         refuse(error)
-    if as_json:
-        typer.echo(json.dumps([one.as_dict() for one in found], indent=2))
-    else:
-        for one in found:
-            mark, color = _MARKS[one.kind]
-            typer.echo(typer.style(f"{mark} {one}", fg=color))
+    show_differences(found, as_json=as_json)
     if exit_code and found:
         raise typer.Exit(1)
+
+
+def show_differences(found: Sequence[Difference], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps([one.as_dict() for one in found], indent=2))
+        return
+    for one in found:
+        mark, color = _MARKS[one.kind]
+        typer.echo(typer.style(f"{mark} {one}", fg=color))

@@ -16,6 +16,7 @@ _ORDER = (
     "serve",
     "check",
     "diff",
+    "config",
     "schema",
     "models",
     "engines",
@@ -61,6 +62,7 @@ def real_command(command: Any) -> Any:
 
 
 _LATER = (
+    ("config", "See, change and take back the configuration of a running gateway.", "gateway.cli.config", "app"),
     ("tenants", "Make, list, change and disable organisations.", "gateway.cli.tenants", "app"),
     ("teams", "Make, list, change and disable teams of organisations.", "gateway.cli.tenants", "teams"),
     ("service-accounts", "Make, list, change and disable service accounts.", "gateway.cli.tenants", "accounts"),
