@@ -21,12 +21,14 @@ PATIENCE_S = 15.0
 
 
 class Office:
-    """Takes in, as the office does."""
+    """Takes in, as the office does. folder: None: somebody else does, and it only reads."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path | None) -> None:
         self.opener = Opener(url)
         self.desk = Desk(self.opener, "usage")
-        self._task = asyncio.create_task(run_intake(self.desk, folder, RealClock()))
+        self._task: asyncio.Task[None] | None = None
+        if folder is not None:
+            self._task = asyncio.create_task(run_intake(self.desk, folder, RealClock()))
         self._reader = Desk(self.opener, "reader")
 
     async def rows(self, count: int) -> list[Row[Any]]:
@@ -43,9 +45,10 @@ class Office:
         return await self._reader.run(work, *args)
 
     async def end(self) -> None:
-        self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
         with suppress(DatabaseError):
             await self.desk.run(lambda database: None)  # what is under way goes on
         self.desk.close()
@@ -59,7 +62,7 @@ def _rows(database: Database) -> list[Row[Any]]:
 
 
 @asynccontextmanager
-async def office(url: str, folder: Path) -> AsyncIterator[Office]:
+async def office(url: str, folder: Path | None = None) -> AsyncIterator[Office]:
     made = Office(url, folder)
     try:
         yield made

@@ -15,7 +15,7 @@ from gateway.config.load import parse_config
 from gateway.usage.recompute import recompute
 from gateway.usage.record import pricing_of
 from gateway.usage.report import Query, report
-from tests.gateway.supervised import chat, client, served
+from tests.gateway.supervised import chat, children, client, command, served
 from tests.gateway.usage.office import Office, office
 from tests.harness import config_of, engine_running, settled
 from tests.postgres import Postgres, postgres_running, programs
@@ -70,8 +70,26 @@ async def test_a15_a_worker_is_killed_and_what_it_spooled_is_there(tmp_path: Pat
                     break
                 except OSError:
                     await asyncio.sleep(0.05)
-        async with office(url, tmp_path / "state" / "usage") as there:
+        async with office(url) as there:
             await all_are_there(there, 10)
+
+
+async def test_a15_the_office_is_killed_and_nothing_is_there_twice(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/db"
+    async with engine_running() as engine, served(tmp_path, config(engine, url)) as gateway:
+        await gateway.ready()
+        async with office(url) as there:
+            for round_ in range(1, 4):
+                assert await ask(gateway.url, 20) == 20
+                (pid,) = offices(gateway.pid)
+                os.kill(pid, signal.SIGKILL)
+                await settled(lambda pid=pid: offices(gateway.pid) in ([], [pid]), "no new office", 20.0)  # type: ignore[misc]
+                assert len(await there.rows(round_ * 5)) <= round_ * 20
+            await all_are_there(there, 60)
+
+
+def offices(pid: int) -> list[int]:
+    return [child for child in children(pid) if "gateway.office.process" in command(child)]
 
 
 @pytest.fixture
@@ -86,7 +104,7 @@ async def test_a15_the_database_is_killed_while_requests_go_on(tmp_path: Path, o
     url = own_postgres.url()
     async with engine_running() as engine, served(tmp_path, config(engine, url)) as gateway:
         await gateway.ready()
-        async with office(url, tmp_path / "state" / "usage") as there:
+        async with office(url) as there:
             assert await ask(gateway.url, 5) == 5
             await there.rows(5)
             asking = asyncio.create_task(ask(gateway.url, 40))
