@@ -9,7 +9,9 @@ from gateway.config.problems import Finding, KeyPath, did_you_mean
 
 
 def queue_findings(config: Config) -> Iterator[Finding]:
-    tenants = {key.tenant for key in config.auth.keys} or {"default"}
+    if config.database is not None:
+        return  # it may have them all
+    tenants = {key.tenant for key in config.auth.keys} | config.tenants.keys() or {"default"}
     keys = [key.name for key in config.auth.keys]
     for name, deployment in config.deployments.items():
         here: KeyPath = ("deployments", name, "queue")

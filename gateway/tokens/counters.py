@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway.config import Config, Variant
 from gateway.config.prompt_options import TIKTOKEN_SUFFIX
 from gateway.tokens.counter import TokenCounter
-from gateway.tokens.encodings import ENCODINGS, FOLDER_VARIABLE, encoding_of, known_file, open_encoding
+from gateway.tokens.encodings import ENCODINGS, FOLDER_VARIABLE, encoding_of, open_encoding, usual_files
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ class Counters:
 
     def __init__(self, config: Config) -> None:
         self._executor = ThreadPoolExecutor(1, "token-counter")
-        self._by_file: dict[tuple[str, Path], TokenCounter] = {}
+        self._by_files: dict[tuple[str, tuple[Path, ...]], TokenCounter] = {}
         self.by_variant: dict[tuple[str, str], TokenCounter] = {}
         """By deployment and variant."""
         unread: list[str] = []
@@ -30,28 +30,28 @@ class Counters:
                 encoding = _encoding_of(config, variant, name)
                 if encoding is None:
                     continue
-                file = _file_of(variant, encoding)
-                if file is None:
-                    unread.append(f"{name}/{key}")
+                files = _files_of(variant, encoding)
+                if files:
+                    self.by_variant[name, key] = self._counter(encoding, files)
                 else:
-                    self.by_variant[name, key] = self._counter(encoding, file)
+                    unread.append(f"{name}/{key}")
         if unread:
             logger.info(
                 "the tokens of prompts for %s are estimated: set `tokenizer` to a file, or %s", unread, FOLDER_VARIABLE
             )
 
     def __repr__(self) -> str:
-        return f"<Counters {list(self._by_file.values())}>"
+        return f"<Counters {list(self._by_files.values())}>"
 
     def close(self) -> None:
         """What waits is dropped; the thread ends with what it has begun."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _counter(self, encoding: str, file: Path) -> TokenCounter:
-        counter = self._by_file.get((encoding, file))
+    def _counter(self, encoding: str, files: tuple[Path, ...]) -> TokenCounter:
+        counter = self._by_files.get((encoding, files))
         if counter is None:
-            counter = TokenCounter(encoding, lambda: open_encoding(encoding, file), self._executor)
-            self._by_file[encoding, file] = counter
+            counter = TokenCounter(encoding, lambda: open_encoding(encoding, files), self._executor)
+            self._by_files[encoding, files] = counter
         return counter
 
 
@@ -64,5 +64,5 @@ def _encoding_of(config: Config, variant: Variant, deployment: str) -> str | Non
     return encoding_of(variant.model or deployment) if kinds <= _KINDS else None
 
 
-def _file_of(variant: Variant, encoding: str) -> Path | None:
-    return known_file(encoding) if variant.tokenizer is None else Path(variant.tokenizer).expanduser()
+def _files_of(variant: Variant, encoding: str) -> tuple[Path, ...]:
+    return usual_files(encoding) if variant.tokenizer is None else (Path(variant.tokenizer).expanduser(),)

@@ -6,6 +6,7 @@ import hashlib
 import os
 from base64 import b64decode
 from binascii import Error as Base64Error
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,18 +59,17 @@ def encoding_of(model: str) -> str | None:
     return name if name in ENCODINGS else None
 
 
-def known_file(encoding: str) -> Path | None:
-    """Where tiktoken has put the encoding's file; None: nobody has said where that may be."""
+def usual_files(encoding: str) -> tuple[Path, ...]:
+    """Where the encoding's file may be, one of them; none: nobody has said where. Looks into no folder."""
     folder = os.environ.get(FOLDER_VARIABLE)
     if not folder:
-        return None
+        return ()
     cached = hashlib.sha1(_ADDRESS.format(encoding).encode(), usedforsecurity=False).hexdigest()
-    named = Path(folder) / f"{encoding}{TIKTOKEN_SUFFIX}"
-    return named if named.is_file() else Path(folder) / cached
+    return Path(folder) / f"{encoding}{TIKTOKEN_SUFFIX}", Path(folder) / cached
 
 
-def open_encoding(name: str, file: Path) -> Encoding:
-    """An encoding from its file. Takes about a second.
+def open_encoding(name: str, files: Sequence[Path]) -> Encoding:
+    """An encoding from the first of these files that there is, or from the last. Takes half a second.
 
     Raises:
         NoEncoding: the package is not installed, or the file is missing or not what it should be.
@@ -79,6 +79,7 @@ def open_encoding(name: str, file: Path) -> Encoding:
     except ModuleNotFoundError:
         raise NoEncoding('the package "tiktoken" is not installed: pip install "headrace[tiktoken]"') from None
     kind = ENCODINGS[name]
+    file = next((one for one in files[:-1] if one.is_file()), files[-1])
     try:
         data = file.read_bytes()
         ranks = {b64decode(token): int(rank) for token, rank in map(bytes.split, data.splitlines())}

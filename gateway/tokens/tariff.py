@@ -59,7 +59,7 @@ def _rate(price: Price) -> _Rate:
 
 
 def _dearest(rates: Rates) -> tuple[int, int]:
-    into = max(rates.input, rates.cache_write or rates.input)
+    into = max(rates.input, rates.cached_input or rates.input, rates.cache_write or rates.input)
     out = max(rates.output, rates.reasoning or rates.output)
     return _nano(into), _nano(out)
 

@@ -1,0 +1,112 @@
+"""How long one prompt and one answer may be."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from engines.base import Operation
+from gateway.config import Pool
+from gateway.errors import InvalidRequest
+from gateway.limits.cost import Cost
+from gateway.tokens.answer_field import chat_limit
+from gateway.tokens.caps import cap_answer, check_prompt
+from gateway.wire import Call, body_for
+
+
+@dataclass
+class Given:
+    tokens: int
+    setting: str = "tenants.acme.limits.output_tokens"
+    whose: str = "organisation 'acme'"
+
+
+def call(operation: Operation = Operation.CHAT, **fields: Any) -> Call:
+    return Call(operation, "m", False, False, json.dumps({"model": "m", **fields}).encode())
+
+
+def test_without_a_cap_a_call_stays_as_it_is() -> None:
+    given = call(max_tokens=10**9)
+    assert cap_answer(given, None) is given
+    check_prompt(Cost(10**9), None)
+
+
+@pytest.mark.parametrize("fields", [{}, {"max_tokens": None}, {"n_predict": 5}])
+def test_a_call_that_sets_no_limit_gets_the_cap(fields: dict[str, Any]) -> None:
+    capped = cap_answer(call(**fields), Given(100))
+    assert capped.output_cap == 100
+    assert json.loads(body_for(capped, "m")) == {"model": "m", **fields, "max_tokens": 100}
+    assert json.loads(body_for(capped, "m", "max_completion_tokens"))["max_completion_tokens"] == 100
+
+
+def test_the_cap_of_a_completion_is_in_the_only_field_that_it_has() -> None:
+    capped = cap_answer(call(Operation.COMPLETIONS, prompt="x"), Given(100))
+    assert json.loads(body_for(capped, "e", "max_completion_tokens")) == {
+        "model": "e",
+        "prompt": "x",
+        "max_tokens": 100,
+    }
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_a_call_within_the_cap_reaches_the_engine_as_it_came(field: str) -> None:
+    fields: dict[str, Any] = {field: 100}
+    given = call(**fields)
+    assert cap_answer(given, Given(100)) is given
+    assert body_for(given, "m") is given.body
+
+
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens", "n_predict", "MAX_TOKENS", "max_new_tokens"])
+def test_a_call_that_asks_for_more_is_refused(field: str) -> None:
+    fields: dict[str, Any] = {field: 101}
+    with pytest.raises(InvalidRequest) as refused:
+        cap_answer(call(**fields), Given(100))
+    error = refused.value
+    assert (error.code, error.param, error.status) == ("output_tokens_limit", field, 400)
+    assert error.message == (
+        f"`{field}` is 101, and organisation 'acme' may ask for 100 tokens of one answer at most "
+        "(`tenants.acme.limits.output_tokens`)."
+    )
+
+
+@pytest.mark.parametrize("value", ["5", 5.5, -1, [5], True])
+def test_what_engines_could_read_as_more_is_refused(value: object) -> None:
+    with pytest.raises(InvalidRequest, match="must be a whole number of tokens") as refused:
+        cap_answer(call(max_tokens=value), Given(100))
+    assert (refused.value.code, refused.value.param) == ("invalid_type", "max_tokens")
+
+
+@pytest.mark.parametrize("operation", [Operation.EMBEDDINGS, Operation.TOKENIZE])
+def test_a_call_without_an_answer_gets_no_cap(operation: Operation) -> None:
+    given = call(operation, input="x")
+    assert cap_answer(given, Given(1)) is given
+
+
+@pytest.mark.parametrize(("estimated", "has"), [(True, "about 101"), (False, "101")])
+def test_a_prompt_that_is_too_long_is_refused(estimated: bool, has: str) -> None:
+    check_prompt(Cost(100), Given(100))
+    with pytest.raises(InvalidRequest) as refused:
+        check_prompt(Cost(101, estimated=estimated), Given(100, "limits[0].input_tokens", "key 'k'"))
+    assert refused.value.code == "input_tokens_limit"
+    assert refused.value.message == (
+        f"The prompt has {has} tokens, and key 'k' may send 100 in one request at most (`limits[0].input_tokens`)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("pools", "field"),
+    [
+        ([("azure", "https://x.example")], "max_completion_tokens"),
+        ([("openai", "https://api.openai.com")], "max_completion_tokens"),
+        ([("openai", "https://openai.com.evil.example")], "max_tokens"),
+        ([("openai", "http://gpu:8000")], "max_tokens"),
+        ([("vllm", "http://gpu:8000")], "max_tokens"),
+        ([("openai", "https://api.openai.com"), ("vllm", "http://gpu:8000")], "max_tokens"),
+    ],
+)
+def test_only_openai_is_told_by_the_newer_field(pools: list[tuple[str, str]], field: str) -> None:
+    made = [Pool.model_validate({"engine": {"kind": kind}, "urls": [url]}) for kind, url in pools]
+    assert chat_limit(made) == field
