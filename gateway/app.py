@@ -24,7 +24,7 @@ from gateway.config import Pool as PoolOptions
 from gateway.config.queue_options import QueueOptions
 from gateway.config.secrets import secrets_of
 from gateway.config.version import UNVERSIONED
-from gateway.directory.entries import OrganisationEntry
+from gateway.directory.entries import OrganisationEntry, TeamEntry
 from gateway.directory.feed_client import feed_of
 from gateway.discovery import discovery_of
 from gateway.dispatch import Dispatcher
@@ -40,6 +40,7 @@ from gateway.jwt import tokens_of
 from gateway.knowledge import Knowledge
 from gateway.limits.build import open_ledger
 from gateway.limits.build import watch as watch_limits
+from gateway.limits.ledger import LimitLedger
 from gateway.pipeline import Pipeline
 from gateway.pool_keeper import MakeReplica, PoolKeeper
 from gateway.pool_report import PoolList, report, states
@@ -123,7 +124,7 @@ class Gateway:
             self.telemetry.watch(series.ISSUER_KEYS_AGE.name, self._tokens.ages)
         identity = KeyRing(config.auth, self._feed.ring if self._feed is not None else None, tokens=self._tokens)
         cache = config.cache
-        self.ledger = open_ledger(config, clock, workers=self._knowledge.workers)
+        self.ledger = self._open_ledger(config)
         watch_limits(self.telemetry, self.ledger)
         self._estimator = Estimator(config, catalog.deployments)
         self.pipeline = Pipeline(
@@ -171,6 +172,19 @@ class Gateway:
         state.version = version
         self.telemetry.watch(series.CONFIG_INFO.name, lambda: [] if state.draining else [((version,), 1.0)])
         self.telemetry.watch(series.CONFIG_APPLIED.name, lambda: [] if state.draining else [((), applied_at)])
+
+    def _open_ledger(self, config: Config) -> LimitLedger:
+        feed, workers = self._feed, self._knowledge.workers
+        if feed is None:
+            return open_ledger(config, self._clock, workers=workers)
+        ring = feed.ring
+
+        def team(organisation: str, name: str) -> TeamEntry | None:
+            return ring.teams.get((organisation, name))
+
+        ledger = open_ledger(config, self._clock, organisation=self._organisation, team=team, workers=workers)
+        ring.on_change.append(ledger.planner.forget)
+        return ledger
 
     def _organisation(self, name: str) -> OrganisationEntry | None:
         """What the directory has by that name."""

@@ -303,6 +303,8 @@ class Exchange:
             return
         stock.resets_at_s = until_s
         stock.add(grant)
+        if not stock.awake:
+            self.wake(stock)
         if stock.meter.span is Span.NOW:
             self._present[stock.meter.key] = stock
             self._count(stock, grant.amount)

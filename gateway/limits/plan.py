@@ -58,17 +58,25 @@ class Cap:
 class Plan:
     """All limits of the calls of one caller to one deployment.
 
+    of_key:          the key's own, as they were when this was made.
     prompt, answer:  the smallest of the caps that apply; None: there is none.
     counts_tokens:   whether any line takes knowing how many tokens a call needs. counts_money: or what they cost.
     when_store_lost: open, closed or slice.
     """
 
-    __slots__ = ("answer", "counts_money", "counts_tokens", "lines", "prompt", "tenant", "when_store_lost")
+    __slots__ = ("answer", "counts_money", "counts_tokens", "lines", "of_key", "prompt", "tenant", "when_store_lost")
 
     def __init__(
-        self, tenant: str, lines: tuple[Line, ...], prompt: Cap | None, answer: Cap | None, when_store_lost: str
+        self,
+        tenant: str,
+        of_key: Limits,
+        lines: tuple[Line, ...],
+        prompt: Cap | None,
+        answer: Cap | None,
+        when_store_lost: str,
     ) -> None:
         self.tenant = tenant
+        self.of_key = of_key
         self.lines = lines
         self.prompt = prompt
         self.answer = answer
@@ -126,14 +134,14 @@ class Planner:
         """What a call meets. Found once for each caller and deployment, until `forget`."""
         key = (caller.key_id, caller.key_name, caller.tenant, caller.team, deployment)
         plan = self._plans.get(key)
-        if plan is None:
+        if plan is None or (plan.of_key is not caller.limits and plan.of_key != caller.limits):
             if len(self._plans) >= MAX_PLANS:
                 self._plans.clear()
             plan = self._plans[key] = self._make(caller, deployment)
         return plan
 
     def forget(self) -> None:
-        """The directory has changed."""
+        """Organisations or teams have changed."""
         self._plans.clear()
 
     def _make(self, caller: Caller, deployment: str) -> Plan:
@@ -145,6 +153,7 @@ class Planner:
                 lines[line.meter.key] = line if known is None else _tighter(known, line)
         return Plan(
             caller.tenant,
+            caller.limits,
             tuple(lines.values()),
             _cap([(one.limits.input_tokens, "input_tokens", one) for one in found]),
             _cap([(one.limits.output_tokens, "output_tokens", one) for one in found]),
