@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from gateway.clock import Clock
+from gateway.clock import Clock, wall_time_s
 from gateway.config.jwt_options import JwtIssuer
 from gateway.errors import Overloaded, Unauthenticated
 from gateway.identity import Caller
@@ -47,7 +46,7 @@ class Verifier:
         issuers: Sequence[JwtIssuer],
         clock: Clock,
         rng: random.Random,
-        wall_s: Callable[[], float] = time.time,  # noqa: TID251 - `exp` is a date
+        wall_s: Callable[[], float] = wall_time_s,
     ) -> None:
         self.sources = [KeySource(one, HttpFetch(one), clock, rng) for one in issuers]
         self._by_issuer: dict[str, list[tuple[frozenset[str], KeySource]]] = {}

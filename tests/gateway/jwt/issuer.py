@@ -9,7 +9,6 @@ import ipaddress
 import json
 import random
 import ssl
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,13 +19,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
-from gateway.clock import Clock, RealClock
+from gateway.clock import Clock, RealClock, wall_time_s
 from gateway.config.jwt_options import JwtIssuer
 from gateway.jwt.verifier import Verifier
 from tests.harness import Json, whole
 
 AUDIENCE = "headrace"
-unix_s = time.time  # noqa: TID251 - tokens carry dates
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 _CURVES = {"ES256": ec.SECP256R1(), "ES384": ec.SECP384R1(), "ES512": ec.SECP521R1()}
 
@@ -80,7 +78,7 @@ class Issuer:
 
     def claims(self, **more: Any) -> Json:
         """Those of a good token; one that is given as None is left out."""
-        now_s = int(unix_s())
+        now_s = int(wall_time_s())
         claims = {"iss": self.url, "aud": AUDIENCE, "sub": "alice", "org": "acme", "iat": now_s, "exp": now_s + 600}
         return {name: value for name, value in (claims | more).items() if value is not None}
 
@@ -170,7 +168,7 @@ async def issuer_running(ca_file: Path, port: int = 0) -> AsyncIterator[Issuer]:
 
 @asynccontextmanager
 async def verifying(
-    *entries: Json, wall_s: Callable[[], float] = unix_s, clock: Clock | None = None
+    *entries: Json, wall_s: Callable[[], float] = wall_time_s, clock: Clock | None = None
 ) -> AsyncIterator[Verifier]:
     """What a worker checks tokens with. entries: of `auth.jwt`."""
     issuers = [JwtIssuer.model_validate(entry) for entry in entries]

@@ -14,6 +14,7 @@ from typing import Any
 import jwt
 import pytest
 
+from gateway.clock import wall_time_s
 from gateway.errors import ApiError, Unauthenticated
 from gateway.identity import Caller
 from gateway.jwt.compact import MAX_BYTES
@@ -26,7 +27,6 @@ from tests.gateway.jwt.issuer import (
     key_of,
     new_key,
     pem_of,
-    unix_s,
     verifying,
 )
 from tests.harness import Json
@@ -308,7 +308,7 @@ async def test_what_is_no_token_is_refused(ca_file: Path) -> None:
 
 
 async def test_a_token_that_was_seen_costs_no_second_check_and_is_forgotten_when_it_expires(ca_file: Path) -> None:
-    clock = [unix_s()]
+    clock = [wall_time_s()]
     async with issuer_running(ca_file) as issuer:
         issuer.add()
         async with verifying(issuer.options(leeway_s=0), wall_s=lambda: clock[0]) as verifier:
