@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -118,11 +119,10 @@ def _private(path: Path) -> TextIO:
 
 
 def _filter(tenant: str, actor: str, action: str, subject: str, since: str | None, until: str | None) -> AuditFilter:
-    from gateway.directory.audit import AuditFilter, utc
+    from gateway.directory.audit import AuditFilter
 
-    def at(text: str | None, option: str) -> str:
-        found = durable.instant(text, option) if text is not None else None
-        return utc(found.timestamp()) if found is not None else ""
+    def at(text: str | None, option: str) -> datetime | None:
+        return durable.instant(text, option) if text is not None else None
 
     return AuditFilter(tenant or None, actor, action, subject, at(since, "--since"), at(until, "--until"))
 

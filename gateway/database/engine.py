@@ -34,6 +34,9 @@ class Database:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        # One transaction sees one state of all tables, as with SQLite.
+        wanted = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+        self._reader = engine.execution_options(**wanted)
         self._writer = engine.execution_options(**{_WRITES: True})
         self.dialect = engine.dialect.name
         self.shown = engine.url.render_as_string(hide_password=True)
@@ -44,12 +47,12 @@ class Database:
 
     @contextmanager
     def read(self, within_s: float = CALL_S) -> Iterator[Connection]:
-        """A transaction that only reads.
+        """A transaction that only reads, and sees one state whatever others write.
 
         Raises:
             DatabaseGone: also when it took longer than `within_s`.
         """
-        with self._begun(self._engine, within_s) as connection:
+        with self._begun(self._reader, within_s) as connection:
             yield connection
 
     @contextmanager

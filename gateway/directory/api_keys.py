@@ -13,7 +13,7 @@ from gateway.database.schema import settings as made_once
 from gateway.directory.audit import Actor, Event, utc
 from gateway.directory.change import Change, changing
 from gateway.directory.groups import MAX_PAGE, later, require
-from gateway.directory.problems import Invalid, NotThere, Taken
+from gateway.directory.problems import Invalid, NotThere, Taken, askable
 from gateway.directory.records import Key, NewKey, Values, changed, differing, for_audit, key_record, values_of
 from gateway.directory.specs import KeySettings, KeySpec
 from gateway.directory.tables import SALT, keys, organisations, service_accounts, teams
@@ -128,7 +128,7 @@ class Keys:
         with self._database.read() as connection:
             return key_record(self._row(connection, key), self._wall_s())
 
-    def list(self, wanted: KeyFilter = ANY, after: str = "", limit: int = MAX_PAGE) -> builtins.list[Key]:
+    def list(self, wanted: KeyFilter = ANY, after: str = "", limit: int | None = None) -> builtins.list[Key]:
         """By organisation and name; `after`: id of the last one of the page before.
 
         Raises:
@@ -136,7 +136,7 @@ class Keys:
         """
         now_s = self._wall_s()
         order = [func.coalesce(keys.c.organisation, ""), keys.c.name, keys.c.id]
-        query = _where(select(keys), wanted, now_s).order_by(*order).limit(min(limit, MAX_PAGE))
+        query = _where(select(keys), wanted, now_s).order_by(*order).limit(min(limit or MAX_PAGE, MAX_PAGE))
         with self._database.read() as connection:
             if after:
                 last = self._row(connection, after)
@@ -226,7 +226,7 @@ class Keys:
 
 
 def _of(organisation: str) -> ColumnElement[bool]:
-    return keys.c.organisation == organisation if organisation else keys.c.organisation.is_(None)
+    return keys.c.organisation == askable(organisation) if organisation else keys.c.organisation.is_(None)
 
 
 def _where(query: Select[Any], wanted: KeyFilter, now_s: float) -> Select[Any]:
@@ -234,7 +234,7 @@ def _where(query: Select[Any], wanted: KeyFilter, now_s: float) -> Select[Any]:
         query = query.where(_of(wanted.organisation))
     for name in ("team", "service_account", "name", "replaced_by"):
         if value := getattr(wanted, name):
-            query = query.where(keys.c[name] == value)
+            query = query.where(keys.c[name] == askable(value))
     if wanted.role is not None:
         query = query.where(keys.c.role == wanted.role)
     over = and_(keys.c.expires_at > 0, keys.c.expires_at <= now_s)

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, Select, insert, select, update
 
 from gateway.clock import wall_time_s
 from gateway.database import Database
+from gateway.directory.problems import askable
 from gateway.directory.tables import NO_HASH, audit, heads
 
 Json = dict[str, object]
@@ -86,14 +87,14 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class AuditFilter(NamedTuple):
-    """Empty: any. `since` and `until` are as `AuditEntry.at`, the latter excluded."""
+    """Empty or None: any. `until` is excluded."""
 
     organisation: str | None = None
     actor: str = ""
     action: str = ""
     subject: str = ""
-    since: str = ""
-    until: str = ""
+    since: datetime | None = None
+    until: datetime | None = None
 
 
 EVERYTHING = AuditFilter()
@@ -147,20 +148,24 @@ class AuditLog:
     def export(self, wanted: AuditFilter = EVERYTHING) -> Iterator[AuditEntry]:
         """The oldest first, all of them, however many there are."""
         query = _where(select(audit), wanted).order_by(audit.c.seq)
-        with self._database.read(LONG_S) as connection:
-            for row in connection.execution_options(yield_per=_CHUNK).execute(query):
+        with (
+            self._database.read(LONG_S) as connection,
+            connection.execution_options(yield_per=_CHUNK).execute(query) as rows,
+        ):
+            for row in rows:
                 yield _entry(row)
 
     def verify(self, anchor: Anchor | None = None) -> Verdict:
         """Compute the chain again, up to the first link that is broken."""
         with self._database.read(LONG_S) as connection:
             head = connection.execute(select(heads.c.audit, heads.c.audit_hash)).one()
-            query = select(audit).where(audit.c.seq <= head.audit).order_by(audit.c.seq)
             verdict = Verdict(0, NO_HASH)
-            for row in connection.execution_options(yield_per=_CHUNK).execute(query):
-                verdict = _extended(verdict, row, anchor)
-                if verdict.broken_at is not None:
-                    return verdict
+            query = select(audit).order_by(audit.c.seq)
+            with connection.execution_options(yield_per=_CHUNK).execute(query) as rows:
+                for row in rows:
+                    verdict = _extended(verdict, row, anchor)
+                    if verdict.broken_at is not None:
+                        return verdict
         return _ended(verdict, Anchor(head.audit, head.audit_hash), anchor)
 
 
@@ -184,8 +189,10 @@ def _extended(verdict: Verdict, row: Row[tuple[object, ...]], anchor: Anchor | N
 
 
 def _ended(verdict: Verdict, head: Anchor, anchor: Anchor | None) -> Verdict:
-    if head != (verdict.entries, verdict.head):
+    if verdict.entries < head.seq:
         return _broken(verdict, f"entries are missing at the end: there were {head.seq}")
+    if head != (verdict.entries, verdict.head):
+        return Verdict(head.seq, verdict.head, head.seq + 1, "it was put in: the log did not get so far")
     if anchor is not None and anchor.seq > verdict.entries:
         return _broken(verdict, f"entries are missing at the end: number {anchor.seq} was noted")
     return verdict
@@ -198,12 +205,12 @@ def _broken(verdict: Verdict, reason: str) -> Verdict:
 def _where(query: Select[tuple[object, ...]], wanted: AuditFilter) -> Select[tuple[object, ...]]:
     for column in (audit.c.actor, audit.c.action, audit.c.subject):
         if value := getattr(wanted, column.name):
-            query = query.where(column == value)
+            query = query.where(column == askable(value))
     if wanted.organisation is not None:
-        query = query.where(audit.c.organisation == wanted.organisation)
-    if wanted.since:
-        query = query.where(audit.c.at >= wanted.since)
-    return query.where(audit.c.at < wanted.until) if wanted.until else query
+        query = query.where(audit.c.organisation == askable(wanted.organisation))
+    if wanted.since is not None:
+        query = query.where(audit.c.at >= utc(wanted.since.timestamp()))
+    return query if wanted.until is None else query.where(audit.c.at < utc(wanted.until.timestamp()))
 
 
 def _entry(row: Row[tuple[object, ...]]) -> AuditEntry:

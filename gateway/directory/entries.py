@@ -71,7 +71,7 @@ class KeyEntry(msgspec.Struct, frozen=True, array_like=True):
 class Snapshot(msgspec.Struct, frozen=True, array_like=True):
     """All that is in use.
 
-    seq:  the last change that it holds; it may hold parts of later ones.
+    seq:  the last change that it holds.
     salt: comes before a key under its digest.
     """
 

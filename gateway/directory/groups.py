@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Table, and_, insert, sele
 from gateway.database import Database
 from gateway.directory.audit import Actor, Event
 from gateway.directory.change import changing
-from gateway.directory.problems import Taken, check_name, not_there
+from gateway.directory.problems import Taken, askable, check_name, not_there
 from gateway.directory.records import changed, differing, for_audit, values_of
 from gateway.directory.specs import Described, Named
 from gateway.directory.tables import keys, organisations
@@ -97,14 +97,14 @@ class Groups(Generic[Record]):
             return self._found(connection, organisation, name)
 
     def list(
-        self, organisation: str | None = None, after: tuple[str, str] = ("", ""), limit: int = MAX_PAGE
+        self, organisation: str | None = None, after: tuple[str, str] = ("", ""), limit: int | None = None
     ) -> builtins.list[Record]:
         """By organisation and name; `after`: those of the last one of the page before."""
         table = self._kind.table
         order = [table.c.organisation, table.c.name] if self._kind.inside else [table.c.name]
-        query = select(table).order_by(*order).limit(min(limit, MAX_PAGE))
+        query = select(table).order_by(*order).limit(min(limit or MAX_PAGE, MAX_PAGE))
         if organisation is not None and self._kind.inside:
-            query = query.where(table.c.organisation == organisation)
+            query = query.where(table.c.organisation == askable(organisation))
         if after[1]:
             query = query.where(later(order, after if self._kind.inside else after[1:]))
         with self._database.read() as connection:
@@ -121,6 +121,8 @@ class Groups(Generic[Record]):
 
     def _row(self, connection: Connection, organisation: str, name: str) -> Row[Any] | None:
         check_name(self._kind.word, name)
+        if self._kind.inside:
+            check_name("organisation", organisation)
         return connection.execute(select(self._kind.table).where(self._kind.at(organisation, name))).one_or_none()
 
     def _found(self, connection: Connection, organisation: str, name: str) -> Record:

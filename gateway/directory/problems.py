@@ -45,6 +45,11 @@ def check_name(kind: str, name: str) -> None:
         raise NotThere(f"there is no {kind} {_safe(shown(name))}: {pattern_rule('^[A-Za-z0-9]')[1]}")
 
 
+def askable(text: str) -> str:
+    """A text that somebody looks for, as any database takes it: without NUL and halves of surrogates."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "?")
+
+
 def not_there(kind: str, name: str, known: Iterable[str] = (), within: str = "") -> NotThere:
     """Names the nearest one that there is."""
     hint = did_you_mean(name, list(known))

@@ -28,8 +28,7 @@ _names = msgspec.json.Decoder(list[str]).decode
 
 
 class Reading:
-    """Keys are read first, then what they belong to: so each key comes with its own, and what is changed in between is
-    told again by the next changes."""
+    """Each call sees one state of the database."""
 
     def __init__(self, database: Database, wall_s: Callable[[], float]) -> None:
         self._database = database

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import AwareDatetime, BaseModel
 
 from gateway.database import Database
-from gateway.directory.audit import Anchor, AuditEntry, AuditFilter, AuditLog, Verdict, utc
+from gateway.directory.audit import Anchor, AuditEntry, AuditFilter, AuditLog, Verdict
 from gateway.directory.roles import Role
 from gateway.errors import InvalidRequest
 from gateway.office.api.access import Actor, needs
@@ -48,8 +48,8 @@ def _wanted(
         actor=by,
         action=action,
         subject=subject,
-        since=utc(since.timestamp()) if since is not None else "",
-        until=utc(until.timestamp()) if until is not None else "",
+        since=since,
+        until=until,
     )
 
 
