@@ -393,6 +393,13 @@ USAGE_RECORDS = Series(
     ("usage",),
     "records",
 )
+CONTENT_LOG = Series(
+    "headrace_content_records_total",
+    Kind.COUNTER,
+    "Prompts and answers for the content log, by what became of them: kept, or dropped.",
+    ("content",),
+    "records",
+)
 USAGE_SPOOL = Series(
     "headrace_usage_spool_bytes",
     Kind.GAUGE,
@@ -523,6 +530,7 @@ ALL: Final[dict[str, Series]] = {
         LOG_LINES_DROPPED,
         USAGE_RECORDS,
         USAGE_SPOOL,
+        CONTENT_LOG,
         BUILD_INFO,
         CONFIG_INFO,
         CONFIG_APPLIED,
@@ -551,6 +559,7 @@ ERRORS: Final = frozenset(
         "headers_too_large",
         "idle_timeout",
         "insufficient_quota",
+        "input_tokens_limit",
         "internal_error",
         "invalid_api_key",
         "invalid_json",
@@ -569,6 +578,7 @@ ERRORS: Final = frozenset(
         "no_healthy_backend",
         "not_admin",
         "not_found",
+        "output_tokens_limit",
         "rate_limit_exceeded",
         "request_timeout",
         "requests_limit",
