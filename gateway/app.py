@@ -55,6 +55,7 @@ from gateway.spill import watch
 from gateway.standing import Standing
 from gateway.telemetry import Exposition, Redactor, Telemetry, merge, render, series
 from gateway.tokens.estimator import Estimator
+from gateway.usage.content import open_content_log, watch_content
 from gateway.usage.spool import open_spool, watch_spool
 from gateway.waiting_room import WaitingRoom
 from gateway.warm_up import WarmUpCall, engine_models
@@ -102,16 +103,18 @@ class Gateway:
         residency = Residency(config)
         self._classifier = Classifier(config.residency, residency) if config.residency.classifier else None
         names = list(config.deployments)
-        spool = open_spool(config)
+        spool, content = open_spool(config), open_content_log(config, rng, self._organisation)
         self.telemetry = Telemetry(
             config.telemetry,
             worker_id=worker_id,
             deployments=names,
             redactor=Redactor(secrets_of(config)),
-            books=spool,
+            books=[books for books in (spool, content) if books is not None],
         )
         if spool is not None:
             watch_spool(self.telemetry, spool)
+        if content is not None:
+            watch_content(self.telemetry, content)
         outbox = Outbox()
         self._standing = Standing(config.tenants, self._organisation)
         catalog, chooser = self._routing(config, clock, rng, outbox)
@@ -134,6 +137,7 @@ class Gateway:
             catalog=catalog,
             estimator=self._estimator,
             ledger=self.ledger,
+            content=content,
             cache=ExactCache(cache.max_bytes, cache.ttl_s, clock.monotonic) if cache.enabled else None,
             dispatcher=Dispatcher(clock, rng, self.telemetry, chooser, self._standing),
             telemetry=self.telemetry,

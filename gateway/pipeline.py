@@ -23,6 +23,7 @@ from gateway.standing import flow_of
 from gateway.telemetry import Span, Telemetry
 from gateway.tokens.caps import cap_answer, check_prompt
 from gateway.tokens.estimator import Estimator
+from gateway.usage.content import ContentLog
 from gateway.wire import Call, read_call
 
 
@@ -31,6 +32,7 @@ class Pipeline:
     """Everything a model call meets on its way, in the order in which it meets it.
 
     classifier: None when the configuration names none.
+    content: None when the configuration has it off.
     cache: None when the configuration has it off.
     keepalive_s: a silent stream gets a comment line this often.
     """
@@ -41,6 +43,7 @@ class Pipeline:
     catalog: Catalog
     estimator: Estimator
     ledger: Ledger
+    content: ContentLog | None
     cache: ResponseCache | None
     dispatcher: Dispatcher
     telemetry: Telemetry
@@ -71,6 +74,8 @@ class Pipeline:
         call = cap_answer(call, plan.answer)
         admitted = NO_CHARGE if plan.is_free else await self._admit(plan, deployment, call, request, sink, record)
         with admitted as charge, self.telemetry.in_flight(deployment.name):
+            if self.content is not None:
+                sink = self._tap(self.content, caller, call, clearance, sink, record)
             recorder = self._look_up(caller, call, clearance, request, sink, record)
             if recorder is None:
                 return
@@ -98,6 +103,16 @@ class Pipeline:
         charge = await self.ledger.reserve(plan, cost, record)
         sink.extra_lines += charge.header_lines
         return charge
+
+    def _tap(
+        self, log: ContentLog, caller: Caller, call: Call, clearance: Clearance, sink: Sink, record: Record
+    ) -> Sink:
+        """Where the answer is to go, by way of the content log if that keeps it."""
+        tap = log.tap(caller.tenant, clearance, call.body, sink)
+        if tap is None:
+            return sink
+        record.content = tap
+        return tap
 
     def _look_up(
         self, caller: Caller, call: Call, clearance: Clearance, request: Request, sink: Sink, record: Record

@@ -98,6 +98,8 @@ class Record(msgspec.Struct):
     """As received from the client."""
     own_id: bool = False
     """Whether the gateway made `request_id` up itself."""
+    content: object = None
+    """What was said, if that is to be kept; see `gateway.usage.content`."""
 
     def note(self, error: ApiError) -> None:
         self.error_type = error.code

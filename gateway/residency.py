@@ -27,6 +27,11 @@ class Clearance:
     pools: frozenset[str] | None = None
     traced: bool = True
 
+    @property
+    def is_confined(self) -> bool:
+        """Whether there is anywhere that the call may not go."""
+        return self.pools is not None
+
     def admits(self, pool: str) -> bool:
         return self.pools is None or pool in self.pools
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, model_validator
 
 from gateway.config.base import BaseUrl, Name, Port, Positive, Section, Url
+from gateway.config.content_options import ContentLog
 from gateway.config.database_options import Admin, Database
 from gateway.config.engine_options import EngineOptions
 from gateway.config.failure_options import Fallbacks, Hedge
@@ -317,5 +318,7 @@ class Config(Section):
     """Where several gateways tell each other what they have in flight; none: they do not."""
     database: Database | None = None
     """What is kept for good: keys, usage, configurations; none: nothing is."""
+    content_log: ContentLog | None = None
+    """Prompts and answers of some calls, kept for later reading; none: nothing of them is kept."""
     admin: Admin = Admin()
     """The admin API."""

@@ -17,9 +17,22 @@ def secrets_of(config: Config) -> list[str]:
         found += [secret for secret in (aws.secret_access_key, aws.session_token) if secret is not None]
     found += config.telemetry.tracing.otlp_headers.values()
     values = [secret.get_secret_value() for secret in found]
+    if config.content_log is not None:
+        values += [key.get_secret_value() for key in (config.content_log.key, *config.content_log.old_keys)]
+    if config.database is not None:
+        values += _password_in(config.database.url.get_secret_value())
     if config.redis is not None:
         values += _of_redis(config.redis)
     return [value for value in dict.fromkeys(values) if value]
+
+
+def _password_in(url: str) -> list[str]:
+    """As it is written and as it is meant."""
+    try:
+        written = urlsplit(url).password or ""
+    except ValueError:
+        return []
+    return [written, unquote(written)]
 
 
 def _of_redis(redis: Redis) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.config import Telemetry as Options
@@ -39,7 +39,7 @@ class Telemetry:
 
     deployments: names that have series of their own; any other model name counts as `other`.
     redactor:    knows the secrets of the configuration, which no line and no span may show.
-    books:       where usage is kept; closed with this.
+    books:       where calls that are over are kept; closed with this.
 
     Raises:
         OSError: the access log cannot be opened.
@@ -52,7 +52,7 @@ class Telemetry:
         worker_id: int = 0,
         deployments: Iterable[str] = (),
         redactor: Redactor | None = None,
-        books: Books | None = None,
+        books: Sequence[Books] = (),
     ) -> None:
         known = frozenset(deployments)
         self.redactor = redactor = redactor or Redactor()
@@ -89,8 +89,8 @@ class Telemetry:
     def finish(self, record: Record, span: Span) -> None:
         """Call once per request, after the client has its last byte and `ended_s` is set. Never blocks."""
         self._meters.count(record)
-        if self._books is not None:
-            self._books.append(record)
+        for books in self._books:
+            books.append(record)
         if self._log is not None:
             self._log.write(record, span.trace_id)
         if self._tracer is not None:
@@ -172,8 +172,8 @@ class Telemetry:
 
     async def aclose(self) -> None:
         """Write out what waits, and stop every thread. Takes a few seconds at most, even if nobody listens."""
-        if self._books is not None:
-            await asyncio.to_thread(self._books.close)
+        for books in self._books:
+            await asyncio.to_thread(books.close)
         if self._log is not None:
             await asyncio.to_thread(self._log.close)
         if self._tracer is not None:
