@@ -9,8 +9,8 @@ from gateway.config.problems import Finding, KeyPath, did_you_mean
 
 
 def queue_findings(config: Config) -> Iterator[Finding]:
-    if config.database is not None:
-        return  # it may have them all
+    if config.database is not None or config.auth.jwt:
+        return  # these may have them all
     tenants = {key.tenant for key in config.auth.keys} | config.tenants.keys() or {"default"}
     keys = [key.name for key in config.auth.keys]
     for name, deployment in config.deployments.items():

@@ -77,7 +77,9 @@ def _prices(name: str, deployment: Deployment, spill: SpillOptions, config: Conf
 
 
 def _tenants(spill: SpillOptions, config: Config, here: KeyPath) -> Iterator[Finding]:
-    known = {key.tenant for key in config.auth.keys} or {"default"}
+    if config.database is not None or config.auth.jwt:
+        return  # these may have them all
+    known = {key.tenant for key in config.auth.keys} | config.tenants.keys() or {"default"}
     for tenant in spill.tenants:
         if tenant not in known:
             where: KeyPath = (*here, "spill", "tenants", tenant)

@@ -93,3 +93,25 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'pip install "headrace\[oidc\]"'):
         parse_config(entries(GOOD), "c.yaml", {})
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "queue: {weights: {beta: 2}, classes: {sso/alice: 1}}",
+        "spill: {max_usd_per_hour: 1, ttft_s: 1, tenants: {beta: 2}}",
+    ],
+)
+def test_tenants_and_callers_of_tokens_cannot_be_known_beforehand(section: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    pools = "{p: {urls: [http://a]}, c: {urls: [http://b], site: cloud}}"
+    variants = f"{{v: {{pools: [p]}}, w: {{pools: [c]}}}}, {section}"
+    text = f"pools: {pools}\ndeployments: {{m: {{variants: {variants}}}}}\n"
+    prices = "prices: {m: {input: 1, output: 1}}\n"
+
+    def warnings(auth: str) -> list[str]:
+        file.write_text(auth + text + prices, encoding="utf-8")
+        return [str(one) for one in load(file, {}).warnings]
+
+    assert any("of any key" in one for one in warnings("")), warnings("")
+    assert not any("of any key" in one for one in warnings(entries(GOOD).removesuffix(REST)))
