@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,6 +28,7 @@ app = typer.Typer(
     """,
 )
 
+_SHOWN_CHANGES = 3
 _ADMIN = typer.Option(
     "", "--admin", envvar="HEADRACE_ADMIN", help="URL of an admin API, such as http://127.0.0.1:9090."
 )
@@ -240,9 +240,14 @@ def _text(file: Path) -> str:
 
 
 def _print_json(answer: Any) -> None:
-    values = msgspec.to_builtins(answer)
-    values.pop("type")
-    typer.echo(json.dumps(values, indent=2))
+    typer.echo(json.dumps(_untagged(msgspec.to_builtins(answer)), indent=2))
+
+
+def _untagged(value: Any) -> Any:
+    """Without what tells the messages of the socket apart."""
+    if isinstance(value, dict):
+        return {key: _untagged(child) for key, child in value.items() if key != "type"}
+    return [_untagged(child) for child in value] if isinstance(value, list) else value
 
 
 def _print_table(found: History) -> None:
@@ -259,12 +264,10 @@ def _print_table(found: History) -> None:
 
 
 def _summary(one: Past) -> str:
-    return ", ".join([*([one.note] if one.note else []), *_keys(change.key for change in one.differences)])
+    from gateway.config.dump import summary
 
-
-def _keys(keys: Iterable[str]) -> list[str]:
-    listed = list(keys)
-    return listed if len(listed) <= 3 else [*listed[:3], f"{len(listed) - 3} more"]
+    changed = summary(one.differences, _SHOWN_CHANGES)
+    return f"{one.note}: {changed}" if one.note else changed
 
 
 def _time(at: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,8 @@ from gateway.config import Config
 from gateway.config.problems import MASK, KeyPath, dotted
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_SECTION = re.compile(r'(?:"[^"]*"|[^.])+(?:\.(?:"[^"]*"|[^.])+)?')
+"""The first two parts of a key as `dotted` writes it."""
 _Value = str | int | float | bool | SecretStr | None | tuple[object, ...]
 
 
@@ -65,6 +67,17 @@ def differences(old: Config, new: Config) -> list[Difference]:
         elif before[path] != after[path]:
             found.append(Difference("changed", dotted(path), _shown(before[path]), _shown(after[path])))
     return found
+
+
+def summary(found: Sequence[Difference], at_most: int) -> str:
+    """Which keys differ, in few words: of a section that came, went or changed in several places its name alone."""
+    groups: dict[tuple[str, str], list[Difference]] = {}
+    for one in found:
+        section = _SECTION.match(one.key)
+        groups.setdefault((one.kind, section[0] if section else one.key), []).append(one)
+    named = [f"{kind} {section if len(ones) > 1 else ones[0].key}" for (kind, section), ones in groups.items()]
+    more = [f"{len(named) - at_most} more"] if len(named) > at_most else []
+    return ", ".join([*named[:at_most], *more])
 
 
 def _tree(config: Config) -> dict[str, object]:

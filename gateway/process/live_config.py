@@ -18,7 +18,7 @@ import msgspec
 
 from gateway.clock import wall_time_s
 from gateway.config import Config
-from gateway.config.dump import Difference, differences, effective, to_yaml
+from gateway.config.dump import Difference, differences, effective, summary, to_yaml
 from gateway.config.history import Entry, History
 from gateway.config.live import (
     MAX_TEXT_BYTES,
@@ -281,7 +281,7 @@ class LiveConfig:
             self._base = job.base or self._base
             self._tell_unchanged(given)
             return self._outcome("unchanged", problems=warnings)
-        entry = self._entry(job, config, found)
+        entry = await self._entry(job, config, found)
         try:
             await self._switch(config, entry)
         except CannotSwitch as error:
@@ -314,7 +314,7 @@ class LiveConfig:
         text, name = job.given.text, job.given.name
         return await in_thread(lambda: self.reader.load(text, name))
 
-    def _entry(self, job: _Job, config: Config, found: list[Difference]) -> Entry:
+    async def _entry(self, job: _Job, config: Config, found: list[Difference]) -> Entry:
         given = job.given
         if config == self.config and not given.version:
             return self.entry
@@ -322,7 +322,7 @@ class LiveConfig:
             number, _, digest = given.version.partition("-")
             version = Version(int(number), digest)
         else:
-            version = Version(self._history.next_number(), digest_of(config, self._history.salt))
+            version = Version(await in_thread(self._history.next_number), digest_of(config, self._history.salt))
         return Entry(
             version=version,
             at=wall_time_s(),
@@ -413,11 +413,10 @@ class LiveConfig:
             self._console.tell(f"{self._label(given)}: the configuration is as it was, {self.version}")
 
     def _tell_applied(self, given: Propose, found: list[Difference]) -> None:
-        changed = ", ".join(f"{one.kind} {one.key}" for one in found[:SHOWN_CHANGES])
-        more = f" and {len(found) - SHOWN_CHANGES} more" if len(found) > SHOWN_CHANGES else ""
+        changed = summary(found, SHOWN_CHANGES) if found else "nothing differs but files that it names"
         self._console.tell(
             f"{self._label(given)}: the new configuration serves as {self.version}; the old workers finish what they "
-            f"have begun; {changed + more if found else 'nothing differs but files that it names'}"
+            f"have begun; {changed}"
         )
 
     def _label(self, given: Propose) -> str:

@@ -77,14 +77,11 @@ class Supervisor:
         except _CANNOT as error:
             self._console.fail(f"cannot start: {error}")
             return 1
-        await self._live.begun()
-        await self._control.open()
         changing = [asyncio.create_task(work) for work in (self._live.run(), self._reload_when_told(), self._watch())]
         await self._stop.wait()
         for task in changing:
             task.cancel()
         await asyncio.wait(changing)
-        await self._control.close()
         return 0
 
     # Start
@@ -101,6 +98,8 @@ class Supervisor:
         self._console.overview(effective, url, generation.count)
         await together([generation.start(), self._engines.start(fresh, patient=True)])
         generation.engines_loaded()
+        await self._live.begun()
+        await self._control.open()
         self._console.examples(config, url)
         notify("READY=1")
 
@@ -224,6 +223,7 @@ class Supervisor:
     async def _end(self, *, at_once: bool) -> None:
         """Drain the workers, then stop the engines: streams end before what feeds them."""
         notify("STOPPING=1")
+        await self._control.close()
         if at_once:
             self._kill()
         generation = self._generation
