@@ -53,7 +53,7 @@ PAUSES_S = st.one_of(st.floats(0.0, 0.5), st.floats(0.0, 70.0), st.sampled_from(
 
 @dataclass
 class Admitted:
-    """A call that was admitted. tokens: what counts against its limit: reserved, then used, but no more than reserved."""
+    """A call that was admitted. tokens: that count against its limit: reserved, then used, never more than reserved."""
 
     tenant: str
     ledger: LimitLedger
@@ -331,7 +331,7 @@ def test_a04_nor_does_any_over_valkey() -> None:
 
                 def new_store(self) -> Store:
                     store = RedisStore(self.options, self.clock, lambda: int(self.loop.time() * 1e6))
-                    return Patient(store, self.loop)  # type: ignore[return-value]
+                    return Patient(store, self.loop)
 
             play(OnValkey, 80)
         finally:
