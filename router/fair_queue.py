@@ -90,10 +90,11 @@ class _Flow(Generic[T]):
     """The entries of one tenant in one class. `ahead`: its virtual time.
 
     The tenant's own flows take turns by start-time fair queueing as well: each entry starts where the one before it in
-    its flow ends, and no earlier than what was served last. Nothing of that is kept while there are no named ones.
+    its flow ends, and no earlier than the flows that wait have got to. Nothing of that is kept while there are no named
+    ones.
     """
 
-    __slots__ = ("ahead", "band", "cost", "ends", "entries", "latest", "started", "weight")
+    __slots__ = ("ahead", "band", "cost", "ends", "entries", "latest", "names", "present", "weight")
 
     def __init__(self, band: _Band[T], weight: float) -> None:
         self.band = band
@@ -104,10 +105,12 @@ class _Flow(Generic[T]):
         """Of all its entries."""
         self.latest = _FIRST
         """No entry goes later."""
-        self.started = 0.0
-        """Where the entry started that was served last."""
+        self.present = 0.0
+        """How far its flows have got: by what was served, shared out among those that wait."""
         self.ends: dict[str, float] = {}
         """Where the last entry of each of its flows ends."""
+        self.names: Counter[str] = Counter()
+        """Entries by flow, as soon as one has a name."""
 
     def join(self) -> None:
         """It was idle: that earns it the credit and no more."""
@@ -116,7 +119,7 @@ class _Flow(Generic[T]):
     def add(self, entry: Entry[T]) -> None:
         if not self.entries:
             self.join()
-            self.latest, self.started = _FIRST, 0.0
+            self.latest, self.present = _FIRST, 0.0
             self.ends.clear()
         entry.start = self._start(entry)
         key = (entry.start, entry.deadline_s)
@@ -127,16 +130,44 @@ class _Flow(Generic[T]):
 
     def _start(self, entry: Entry[T]) -> float:
         ends = self.ends
-        if not ends and not entry.flow:
-            return self.started
-        if len(ends) > 2 * len(self.entries) + MOST_IDLE:
-            self.ends = ends = {name: end for name, end in ends.items() if end > self.started}
-        start = max(self.started, ends.get(entry.flow, self.started))
+        if not ends:
+            if not entry.flow:
+                return self.present
+            self.names = Counter({"": len(self.entries)} if self.entries else ())
+        if len(ends) > 2 * len(self.names) + MOST_IDLE:
+            self.ends = ends = {name: end for name, end in ends.items() if end > self.present}
+        self.names[entry.flow] += 1
+        start = max(self.present, ends.get(entry.flow, self.present))
         ends[entry.flow] = start + entry.cost
         return start
 
+    def advance(self, entry: Entry[T]) -> None:
+        """It is served. Time goes on for all flows, or one that never ceases to change its name would go first."""
+        if self.ends:
+            self.present = max(entry.start, self.present + entry.cost / len(self.names))
+
+    def last(self) -> Entry[T]:
+        """Who leaves when one has to: the last one of the flow that has most entries."""
+        return self._most()[1] if self.ends else self.entries.last_put()
+
+    def worst(self, newcomer: Entry[T]) -> Entry[T]:
+        """The same, if the newcomer is of the same tenant: it leaves itself if its own flow has most."""
+        if not self.ends:
+            return newcomer
+        most, last = self._most()
+        return newcomer if self.names[newcomer.flow] + 1 >= most else last
+
+    def _most(self) -> tuple[int, Entry[T]]:
+        """How many entries a flow has at most, and its last one."""
+        name, most = self.names.most_common(1)[0]
+        return most, [entry for entry in self.entries if entry.flow == name][-1]
+
     def take(self, entry: Entry[T]) -> None:
         self.entries.remove(entry)
+        if self.ends:
+            self.names[entry.flow] -= 1
+            if not self.names[entry.flow]:
+                del self.names[entry.flow]
         self.cost = self.cost - entry.cost if self.entries else 0.0  # rounding must not add up
         self.reorder()
 
@@ -246,7 +277,8 @@ class FairQueue(Generic[T]):
         """Put an entry in. Returns who is turned away as there is no room: nobody, `entry`, or another one that leaves.
 
         `entry` takes the place of another if that has a worse class, or the same class and a tenant that has more
-        entries for its weight, itself not counted. Of all such it is the last one of whoever has the most.
+        entries for its weight, itself not counted. Of all such it is the last one of whoever has the most; of a tenant
+        with several flows, of the flow that has the most.
         """
         self._age(now_s)
         shed = self._worst(entry) if len(self) >= self.limit else None
@@ -354,8 +386,8 @@ class FairQueue(Generic[T]):
             own = band.flows.get(newcomer.tenant)
             entries = 1 + (len(own.entries) if own is not None else 0)
             if entries / self._weight(newcomer.tenant) >= most:
-                return newcomer
-        return longest.entries.last_put()
+                return newcomer if own is None or not own.entries else own.worst(newcomer)
+        return longest.last()
 
     def _serve(self, entry: Entry[T]) -> None:
         """Charge for it."""
@@ -365,7 +397,7 @@ class FairQueue(Generic[T]):
         first = band.order.first()
         band.present = max(band.present, flow.ahead if first is None else first[0])
         if entry in flow.entries:
-            flow.started = max(flow.started, entry.start)
+            flow.advance(entry)
         flow.spend(entry.cost)
 
     def _drop(self, entry: Entry[T]) -> None:
