@@ -40,6 +40,9 @@ def usage(
     key: str | None = typer.Option(None, help="Calls of keys with this name alone."),
     deployment: str | None = typer.Option(None, help="Calls to this deployment alone."),
     request_id: str | None = typer.Option(None, help="What is kept of the calls with this x-request-id, as JSON."),
+    content: bool = typer.Option(
+        False, "--content", help="With --request-id: prompt and answer instead, as far as the content log has them."
+    ),
     as_csv: bool = typer.Option(False, "--csv", help="CSV with a head."),
     as_json: bool = typer.Option(False, "--json", help="One JSON object; money is text, for it is exact."),
     again: bool = typer.Option(
@@ -60,6 +63,9 @@ def usage(
         by=_groups(by), since=_day(since), until=_day(until), tenant=tenant, team=team, key=key, deployment=deployment
     )
     loaded = _config(config)
+    if content:
+        _show_content(loaded, config, request_id)
+        return
     with _database(loaded, config) as database:
         if request_id is not None:
             typer.echo(calls_of(database, request_id, tenant).model_dump_json(indent=2))
@@ -74,6 +80,29 @@ def usage(
         typer.echo(csv_of(found), nl=False)
     else:
         _print(table(found))
+
+
+def _show_content(config: Config, path: Path, request_id: str | None) -> None:
+    """One JSON object a line."""
+    from gateway.usage.content import read
+    from gateway.usage.sealed import Unreadable
+
+    if request_id is None:
+        raise typer.BadParameter("--content needs --request-id")
+    if config.content_log is None:
+        say(f"{path}: there is no `content_log`, so that no content is kept")
+        raise typer.Exit(1)
+    found = False
+    try:
+        for text in read(config.content_log, request_id):
+            found = True
+            typer.echo(text.decode())
+    except (Unreadable, ImportError, OSError) as error:
+        say(f"{error}")
+        raise typer.Exit(1) from None
+    if not found:
+        say(f"nothing is kept of the content of request {request_id!r}")
+        raise typer.Exit(1)
 
 
 def table(found: Report) -> Table:

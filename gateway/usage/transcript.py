@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import msgspec
 
@@ -14,7 +13,80 @@ Redact = Callable[[str], str]
 BLANK = "[redacted]"
 _LONG_DATA = 1024
 _END_OF_EVENT = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_SAID = ("content", "reasoning_content", "reasoning", "refusal")
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    index: int = 0
+    function: _Function | None = None
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    text: str | None = None
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    error: msgspec.Raw = msgspec.Raw(b"")
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+class _Called(msgspec.Struct):
+    """One tool call, as far as it has come."""
+
+    index: int
+    name: str = ""
+    arguments: str = ""
+
+
+class _Said(msgspec.Struct, omit_defaults=True):
+    """One choice, as far as it has come."""
+
+    index: int
+    text: str = ""
+    content: str = ""
+    reasoning: str = ""
+    refusal: str = ""
+    tool_calls: list[_Called] = []
+    finish_reason: str = ""
+
+    def add(self, choice: _Choice) -> None:
+        self.text += choice.text or ""
+        self.finish_reason = choice.finish_reason or self.finish_reason
+        delta = choice.delta
+        if delta is None:
+            return
+        self.content += delta.content or ""
+        self.reasoning += delta.reasoning_content or delta.reasoning or ""
+        self.refusal += delta.refusal or ""
+        for piece in delta.tool_calls or ():
+            self._add_call(piece)
+
+    def _add_call(self, piece: _ToolCall) -> None:
+        known = next((call for call in self.tool_calls if call.index == piece.index), None)
+        if known is None:
+            known = _Called(piece.index)
+            self.tool_calls.append(known)
+        if piece.function is not None:
+            known.name += piece.function.name or ""
+            known.arguments += piece.function.arguments or ""
 
 
 def redactor(patterns: Iterable[str]) -> Redact:
@@ -48,51 +120,23 @@ def _decoded(body: bytes) -> object:
 
 def _joined(body: bytes) -> object:
     """A pattern would not find what is spread over many events."""
-    choices: dict[int, dict[str, Any]] = {}
-    errors: list[object] = []
+    choices: dict[int, _Said] = {}
+    others: list[object] = []
     for event in _END_OF_EVENT.split(body):
         data = event_data(event + b"\n\n")
         if not data or data.startswith(DONE):
             continue
-        chunk = _decoded(data)
-        if not isinstance(chunk, dict):
+        try:
+            chunk = _decode_chunk(data)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            others.append(_decoded(data))
             continue
-        if "error" in chunk:
-            errors.append(chunk["error"])
-        for choice in chunk.get("choices") or ():
-            if isinstance(choice, dict):
-                _add(choices.setdefault(choice.get("index") or 0, {}), choice)
-    said: dict[str, object] = {"choices": [{"index": index, **choices[index]} for index in sorted(choices)]}
-    return said | ({"errors": errors} if errors else {})
-
-
-def _add(whole: dict[str, Any], choice: dict[str, Any]) -> None:
-    """One more piece of a choice."""
-    if isinstance(choice.get("text"), str):
-        whole["text"] = whole.get("text", "") + choice["text"]
-    if choice.get("finish_reason"):
-        whole["finish_reason"] = choice["finish_reason"]
-    delta = choice.get("delta")
-    if not isinstance(delta, dict):
-        return
-    for name in _SAID:
-        if isinstance(delta.get(name), str) and delta[name]:
-            whole[name] = whole.get(name, "") + delta[name]
-    for call in delta.get("tool_calls") or ():
-        if isinstance(call, dict):
-            _add_tool_call(whole.setdefault("tool_calls", []), call)
-
-
-def _add_tool_call(calls: list[dict[str, Any]], piece: dict[str, Any]) -> None:
-    index = piece.get("index") or 0
-    known = next((call for call in calls if call["index"] == index), None)
-    if known is None:
-        known = {"index": index, "name": "", "arguments": ""}
-        calls.append(known)
-    function = piece.get("function")
-    for name in ("name", "arguments"):
-        if isinstance(function, dict) and isinstance(function.get(name), str):
-            known[name] += function[name]
+        if bytes(chunk.error) not in (b"", b"null"):
+            others.append(_decoded(data))
+        for choice in chunk.choices or ():
+            choices.setdefault(choice.index, _Said(choice.index)).add(choice)
+    said = {"choices": [choices[index] for index in sorted(choices)], "others": others}
+    return msgspec.to_builtins(said if others else {"choices": said["choices"]})
 
 
 def _cleaned(value: object, redact: Redact) -> object:
