@@ -40,8 +40,8 @@ def test_a_priority_that_is_none_is_refused(given: bytes) -> None:
         priority_of("app", {b"x-headrace-priority": given}, OPTIONS)
 
 
-def findings(keys: list[dict[str, Any]], **queue: Any) -> list[str]:
-    tree = {
+def findings(keys: list[dict[str, Any]], sections: dict[str, Any] | None = None, **queue: Any) -> list[str]:
+    tree = (sections or {}) | {
         "auth": {"keys": keys},
         "pools": {"p": {"urls": ["http://127.0.0.1:1"]}},
         "deployments": {"m": {"variants": {"v": {"pools": ["p"]}}, "queue": queue}},
@@ -57,3 +57,5 @@ def test_shares_and_classes_of_nobody_are_told_of() -> None:
         'warning "ap" is no key of auth.keys (did you mean "app"?)',
     ]
     assert findings([], weights={"default": 2.0}) == []
+    assert findings(keys, {"tenants": {"sales": {}}}, weights={"sales": 2.0}) == []
+    assert findings(keys, {"database": {}}, weights={"kept-there": 2.0}, classes={"there": 1}) == []
