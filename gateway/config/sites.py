@@ -36,7 +36,7 @@ def is_secure(url: str) -> bool:
     """Whether nobody on the network can read or change what is fetched from there."""
     try:
         parts = urlsplit(url)
-        return parts.scheme == "https" or is_loopback(parts.hostname or "")
+        return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
     except ValueError:
         return False
 
