@@ -149,7 +149,7 @@ def show_table(titles: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> N
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False, show_header=any(titles))
     for title in titles:
         table.add_column(title, overflow="fold")
     for row in rows:

@@ -58,7 +58,8 @@ class Groups(Generic[Record]):
             if kind.inside:
                 require(change.connection, organisations, "organisation", organisation)
             if self._row(change.connection, organisation, name) is not None:
-                raise Taken(f"there is a {kind.word} {name!r} already{self._within(organisation)}")
+                article = "an" if kind.word[0] in "aeiou" else "a"
+                raise Taken(f"there is {article} {kind.word} {name!r} already{self._within(organisation)}")
             values = values_of(spec, kind.table, {}) | ({"organisation": organisation} if kind.inside else {})
             change.connection.execute(insert(kind.table).values(**values, **change.stamps(created=True)))
             record = self._found(change.connection, organisation, name)

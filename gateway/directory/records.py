@@ -232,9 +232,12 @@ def kept_limits(text: str) -> Limits:
 
 
 def shown_limits(text: str) -> Shown:
+    """In the order of the configuration's reference."""
+    kept = json.loads(text)
     return {
-        name.removeprefix("nano_"): _usd(value) if name.startswith("nano_") else value
-        for name, value in json.loads(text).items()
+        name.removeprefix("nano_"): _usd(kept[name]) if name.startswith("nano_") else kept[name]
+        for name in Limits.__struct_fields__
+        if name in kept
     }
 
 

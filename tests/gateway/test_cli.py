@@ -146,9 +146,10 @@ def test_a25_check_masks_secrets_in_what_it_prints(tmp_path: Path) -> None:
     assert PLANTED not in answer.out + answer.err
 
 
-def in_a_terminal(*arguments: str) -> str:
+def in_a_terminal(*arguments: str, typed: bytes = b"") -> str:
     """What a terminal shows of standard output and standard error together."""
     ours, theirs = pty.openpty()
+    os.write(ours, typed)
     code = "from gateway.cli import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", code, *arguments], stdout=theirs, stderr=theirs, stdin=theirs

@@ -102,9 +102,9 @@ def test_metadata_that_grows_too_large_bit_by_bit_is_refused(directory: Director
 
 
 def test_a_name_is_taken_once_and_a_wrong_one_gets_a_suggestion(acme: Directory) -> None:
-    with pytest.raises(Taken, match="organisation 'acme' already"):
+    with pytest.raises(Taken, match="an organisation 'acme' already"):
         acme.organisations.create(ALICE, OrganisationSpec(name="acme"))
-    with pytest.raises(Taken, match="team 'research' already in the organisation 'acme'"):
+    with pytest.raises(Taken, match="a team 'research' already in the organisation 'acme'"):
         acme.teams.create(ALICE, TeamSpec(name="research"), "acme")
     with pytest.raises(NotThere, match=r'no organisation "acne" \(did you mean "acme"\?\)'):
         acme.teams.create(ALICE, TeamSpec(name="x"), "acne")
