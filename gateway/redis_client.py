@@ -62,12 +62,21 @@ async def hang_up(client: Client, within_s: float) -> None:
     with contextlib.suppress(RedisError, OSError, TimeoutError):
         async with asyncio.timeout(within_s):
             if isinstance(client, Cluster):
-                await client.aclose()
+                await _close_nodes(client)
                 return
             await client.connection_pool.disconnect(inuse_connections=True)
             sentinel = getattr(client.connection_pool, "sentinel_manager", None)
             for each in sentinel.sentinels if sentinel is not None else ():
                 await each.connection_pool.disconnect(inuse_connections=True)
+
+
+async def _close_nodes(client: Cluster) -> None:
+    """redis-py closes only some: once it has looked for the nodes anew, it sends to others than those it lists."""
+    manager = client.nodes_manager
+    lists = (manager.nodes_cache.values(), manager.startup_nodes.values(), *manager.slots_cache.values())
+    nodes = {id(node): node for nodes in lists for node in nodes}
+    await asyncio.gather(*(node.disconnect() for node in nodes.values()), return_exceptions=True)
+    await client.aclose()
 
 
 def _shared(options: Options) -> dict[str, Any]:
