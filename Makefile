@@ -10,7 +10,7 @@ QUIETLY := 2> >(grep -v "^WARNING: Location '.*' is ignored" >&2)
 BRIEFLY := sed -un -e 's/^ *Downloading \(.* MB)\).*/    downloading \1/p' -e 's/^Installing collected.*/    installing/p'
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compiled serve dev test check lint format e2e bench profile docs schema clean
+.PHONY: help setup compiled serve dev test check lint audit format e2e bench profile docs schema clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,10 @@ lint: .venv/.dev ## Style, spelling and sizes
 	@$(BIN)/ruff format --check .
 	@$(BIN)/codespell --skip '*.raw' $(CODE) docs examples README.md
 	@$(BIN)/python tools/check_sizes.py $(CODE)
+
+audit: .venv/.audit ## Bandit, and known vulnerabilities of all that is installed: asks PyPI
+	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive gateway router engines cache
+	@$(BIN)/pip-audit --local --skip-editable --strict --progress-spinner off || { echo "==> pip-audit: something above is vulnerable, or PyPI did not answer for it" >&2; exit 1; }
 
 format: .venv/.dev ## Put the code in its standard form
 	@$(BIN)/ruff check --fix-only --quiet . && $(BIN)/ruff format .
@@ -82,4 +86,9 @@ clean: ## Remove caches and build outputs; .venv stays
 .venv/.dev: .venv/.installed
 	@echo "==> installing what the tests need into .venv (once)"
 	@$(PIP) install --progress-bar off --group dev $(QUIETLY) | $(BRIEFLY)
+	@touch $@
+
+.venv/.audit: .venv/.dev
+	@echo "==> installing what looks for vulnerabilities into .venv (once)"
+	@$(PIP) install --progress-bar off --group audit $(QUIETLY) | $(BRIEFLY)
 	@touch $@
