@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from gateway.config import Config, Deployment, Key, Pool
 from gateway.config.aws_checks import aws_engine
 from gateway.config.cloud_checks import cloud_engine
+from gateway.config.content_checks import content_findings
 from gateway.config.failure_checks import failure_findings
 from gateway.config.jwt_checks import jwt_findings
 from gateway.config.kv_checks import kv_events
@@ -40,6 +41,7 @@ def check(config: Config, variables: _Variables | None = None) -> list[Finding]:
         *_keys(config),
         *_written_keys(config, variables),
         *jwt_findings(config),
+        *content_findings(config, variables),
         *_pools(config),
         *shared_gpus(config),
         *_deployments(config),

@@ -20,14 +20,13 @@ import msgspec
 from gateway.clock import wall_time_s
 from gateway.config import Config
 from gateway.config.content_options import ContentLog as Options
-from gateway.config.content_options import key_bytes
 from gateway.directory.entries import OrganisationEntry
 from gateway.http import Sink
 from gateway.http.recorder import Recorder
 from gateway.record import Record
 from gateway.residency import Clearance
 from gateway.telemetry import Telemetry, series
-from gateway.usage.sealed import Seal, file_of, find, framed, prune
+from gateway.usage.sealed import Seal, file_of, find, framed, key_of, prune
 from gateway.usage.segments import make_folder
 from gateway.usage.transcript import Redact, answer_of, prompt_of, redactor
 
@@ -195,7 +194,7 @@ def seal_of(options: Options) -> Seal:
     Raises:
         ImportError: the extra is not installed.
     """
-    return Seal([key_bytes(secret) for secret in (options.key, *options.old_keys)])
+    return Seal([key_of(secret.get_secret_value()) for secret in (options.key, *options.old_keys)])
 
 
 def read(options: Options, request_id: str) -> Iterator[bytes]:

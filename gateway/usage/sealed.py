@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SUFFIX = ".content"
 _HEAD = struct.Struct(">II")
 _NONCE_BYTES = 12
+_SALT = b"headrace content log"
 _DAY = re.compile(r"(\d{4})(\d\d)(\d\d)-[0-9a-f]+\.content")
 
 
@@ -75,6 +76,11 @@ class Seal:
             return cipher.decrypt(entry.nonce, entry.sealed, entry.request_id.encode())
         except InvalidTag:
             raise Unreadable("it was changed after it was sealed, or damaged") from None
+
+
+def key_of(secret: str) -> bytes:
+    """A key from a secret. Takes some 50 ms on purpose: a secret may be one that somebody made up."""
+    return hashlib.scrypt(secret.encode(), salt=_SALT, n=1 << 14, r=8, p=1, dklen=32)
 
 
 def key_id(key: bytes) -> str:

@@ -16,14 +16,14 @@ import msgspec
 import pytest
 
 from gateway.config import Config
-from gateway.config.load import parse_config
+from gateway.config.load import load_text, parse_config
 from gateway.config.problems import ConfigError
 from gateway.directory.entries import OrganisationEntry
 from gateway.record import Record
 from gateway.residency import Clearance
 from gateway.usage import content as content_module
 from gateway.usage.content import ContentLog, open_content_log, read
-from gateway.usage.sealed import Seal, Unreadable, entries, file_of, find, framed, key_id, prune
+from gateway.usage.sealed import Seal, Unreadable, entries, file_of, find, framed, key_id, key_of, prune
 from tests.gateway.test_cli import Answer
 from tests.gateway.usage.calls import call
 from tests.harness import CHAT, Json, Server, chat, config_of, engine_running, serving, streamed
@@ -119,8 +119,11 @@ async def test_what_is_too_long_is_cut(tmp_path: Path, monkeypatch: pytest.Monke
 
 def log_of(tmp_path: Path, tenants: Json, organisations: dict[str, float], seed: int = 1) -> ContentLog:
     tree = {"content_log": {"path": str(tmp_path), "key": KEY}, "tenants": tenants}
-    entries_ = {name: OrganisationEntry(name, log_content=share) for name, share in organisations.items()}
-    made = open_content_log(Config.model_validate(tree), random.Random(seed), lambda name: entries_.get(name))
+
+    def organisation(name: str) -> OrganisationEntry | None:
+        return OrganisationEntry(name, log_content=organisations[name]) if name in organisations else None
+
+    made = open_content_log(Config.model_validate(tree), random.Random(seed), organisation)
     assert made is not None
     return made
 
@@ -176,13 +179,13 @@ def test_a_half_written_entry_is_taken_back(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_older_keys_still_open_and_wrong_ones_are_named(tmp_path: Path) -> None:
-    old, new = Seal([bytes(range(32))]), Seal([bytes(range(32, 64)), bytes(range(32))])
+    old, new = Seal([key_of(KEY)]), Seal([key_of(OTHER), key_of(KEY)])
     file = file_of(tmp_path, datetime.date(2026, 11, 22), "aa")
     file.write_bytes(framed(old.close("r", b'{"n":1}')) + framed(new.close("r", b'{"n":2}')))
     assert [one["n"] for one in kept(tmp_path, "r", OTHER, old_keys=[KEY])] == [1, 2]
     with pytest.raises(Unreadable, match=f"sealed with key {new.key_id}, which is neither"):
         kept(tmp_path, "r", KEY)
-    assert key_id(bytes(range(32))) == old.key_id != new.key_id and "2 keys" in repr(new)
+    assert key_id(key_of(KEY)) == old.key_id != new.key_id and "2 keys" in repr(new)
 
 
 def test_what_was_changed_cannot_be_opened() -> None:
@@ -220,7 +223,7 @@ def test_old_days_are_deleted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("log", "said"),
     [
-        ({"key": "short"}, "32 random bytes in base64"),
+        ({"key": "short"}, "16"),
         ({"key": KEY, "redact": ["("]}, "no regular expression"),
         ({"key": KEY, "redact": ["a*"]}, "empty text"),
         ({"key": KEY, "retention_days": 0}, "retention_days"),
@@ -230,6 +233,15 @@ def test_a_content_log_that_cannot_work_is_refused_without_its_secrets(log: Json
     with pytest.raises(ConfigError, match=said) as refused:
         parse_config(json.dumps({"content_log": {"path": "p"} | log}))
     assert KEY not in str(refused.value)
+
+
+def test_who_wants_to_be_kept_where_nothing_is_and_keys_in_the_file_are_warned_of() -> None:
+    def warned(text: str, said: str) -> int:
+        return sum(said in warning.message for warning in load_text(text, "f", {"K": KEY}).warnings)
+
+    assert warned("tenants: {acme: {log_content: 0.1}, other: {}}", "no `content_log`") == 1
+    assert warned(f"content_log: {{path: p, key: {KEY}, old_keys: [{OTHER}]}}", "written out") == 2
+    assert warned("content_log: {path: p, key: '${K}'}", "written out") == 0
 
 
 def test_the_extra_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +255,7 @@ def test_the_command_shows_what_is_kept(tmp_path: Path) -> None:
     folder = tmp_path / "content"
     folder.mkdir()
     file.write_text(json.dumps({"content_log": {"path": str(folder), "key": "${K}"}}))
-    seal = Seal([bytes(range(32))])
+    seal = Seal([key_of(KEY)])
     file_of(folder, datetime.date(2026, 11, 22), "aa").write_bytes(framed(seal.close("r", b'{"prompt":"p"}')))
 
     def asked(*args: str, key: str = KEY) -> Answer:
