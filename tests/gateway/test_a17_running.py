@@ -10,6 +10,7 @@ import signal
 import stat
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests.harness import CHAT, Json, config_of, engine_running, metrics_in
 
 HEADER = "x-headrace-config"
 HEADRACE = str(Path(sys.executable).with_name("headrace"))
+NO_ENV: Mapping[str, str] = {}
 SERVES = "the new configuration serves"
 
 
@@ -44,11 +46,11 @@ async def version_of(url: str, path: str = "/health/live") -> str:
         return (await http.get(path)).headers[HEADER]
 
 
-async def headrace(gateway: Served, *args: str, status: int = 0) -> str:
+async def headrace(gateway: Served, *args: str, status: int = 0, env: Mapping[str, str] = NO_ENV) -> str:
     """What a command says, on both of its outputs."""
     process = await asyncio.create_subprocess_exec(
         *(HEADRACE, *args),
-        env={**os.environ, "HEADRACE_STATE": str(gateway.file.parent / "state"), "NO_COLOR": "1"},
+        env={**os.environ, "HEADRACE_STATE": str(gateway.file.parent / "state"), "NO_COLOR": "1", **env},
         cwd=gateway.file.parent,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
