@@ -42,7 +42,7 @@ class ControlSocket:
         self._path = path
         self._answer = answer
         self._server: asyncio.Server | None = None
-        self._inode = 0
+        self._mark = (0, 0)
         self._serving: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -55,11 +55,10 @@ class ControlSocket:
             )
             return
         try:
-            listener = _listener(self._path)
+            listener, self._mark = await asyncio.to_thread(_listener, self._path)
         except OSError as error:
             logger.warning("the gateway cannot be asked for its configuration at %s: %s", self._path, error)
             return
-        self._inode = self._path.stat().st_ino
         self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=MAX_LINE_BYTES)
 
     async def close(self) -> None:
@@ -71,17 +70,15 @@ class ControlSocket:
             task.cancel()
         if self._serving:
             await asyncio.wait(self._serving)
-        with contextlib.suppress(OSError):
-            if self._path.stat().st_ino == self._inode:
-                self._path.unlink()
         self._server = None
+        await asyncio.to_thread(_remove, self._path, self._mark)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._serving.add(task)
         try:
-            who = _user_of(writer.get_extra_info("socket"))
+            who = await asyncio.to_thread(_user_of, writer.get_extra_info("socket"))
             while line := await reader.readline():
                 writer.write(msgspec.json.encode(await self._reply(line, who)) + b"\n")
                 await writer.drain()
@@ -159,8 +156,12 @@ def _why_nobody(path: Path, error: OSError) -> str:
     return f"{path}: {error.strerror or error}"
 
 
-def _listener(path: Path) -> socket.socket:
-    """Raises OSError: the folder cannot be made or written."""
+def _listener(path: Path) -> tuple[socket.socket, tuple[int, int]]:
+    """A socket of that name, and what tells it from others that may get the name later.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -172,7 +173,18 @@ def _listener(path: Path) -> socket.socket:
     except OSError:
         listener.close()
         raise
-    return listener
+    return listener, _mark(path)
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
+
+
+def _remove(path: Path, mark: tuple[int, int]) -> None:
+    with contextlib.suppress(OSError):
+        if _mark(path) == mark:
+            path.unlink()
 
 
 def _reachable(path: Path) -> str:

@@ -98,6 +98,8 @@ class Nursery:
 
     def __init__(self) -> None:
         self._process: Process | None = None
+        self._left: list[Process] = []
+        """Those that have ended, or are about to."""
         self._end: socket.socket | None = None
         self._forks: dict[int, Fork] = {}
         self._asked: dict[int, asyncio.Future[Fork]] = {}
@@ -128,9 +130,9 @@ class Nursery:
 
     async def aclose(self) -> None:
         """End it; workers that still run are not touched. Idempotent."""
-        process = self._process
         self._lose()
-        if process is not None:
+        while self._left:
+            process = self._left.pop()
             try:
                 await asyncio.wait_for(process.wait(), _END_WAIT_S)
             except TimeoutError:
@@ -193,6 +195,8 @@ class Nursery:
         if self._end is not None:
             asyncio.get_running_loop().remove_reader(self._end)
             self._end.close()
+        if self._process is not None:
+            self._left.append(self._process)
         self._end = self._process = None
         for number in list(self._asked):
             self._answer(number, ConnectionResetError("the process that workers are forked from has ended"))
