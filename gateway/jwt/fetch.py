@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 import httpx
@@ -26,8 +26,15 @@ class FetchFailed(Exception):
     """The keys of an issuer cannot be had; the message says why."""
 
 
+class Fetched(NamedTuple):
+    """body: the JWK Set that the keys are from."""
+
+    keys: list[Key]
+    body: bytes
+
+
 class Fetch(Protocol):
-    async def __call__(self) -> list[Key]:
+    async def __call__(self) -> Fetched:
         """The keys as they are now.
 
         Raises:
@@ -54,7 +61,7 @@ class HttpFetch:
         self._trusted = {_origin(url) for url in (options.issuer, options.jwks_url) if url is not None}
         """Who may see the bearer token: what a discovery document names elsewhere may not."""
 
-    async def __call__(self) -> list[Key]:
+    async def __call__(self) -> Fetched:
         try:
             async with asyncio.timeout(FETCH_S), await self._client() as client:
                 url = self._options.jwks_url or await self._discovered(client)
@@ -64,7 +71,7 @@ class HttpFetch:
         except (OSError, ValueError) as error:  # a CA file or a token file that is none
             raise FetchFailed(str(error)) from None
         try:
-            return read_keys(body, self._options.algorithms)
+            return Fetched(read_keys(body, self._options.algorithms), body)
         except ValueError as error:
             raise FetchFailed(f"{url}: {error}") from None
 

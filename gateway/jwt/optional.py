@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.clock import Clock
 from gateway.config import Auth
+from gateway.process.machine import state_folder
 
 if TYPE_CHECKING:
     from gateway.jwt.verifier import Verifier
@@ -18,4 +19,4 @@ def tokens_of(auth: Auth, clock: Clock, rng: random.Random) -> Verifier | None:
         return None
     from gateway.jwt.verifier import Verifier
 
-    return Verifier(auth.jwt, clock, rng)
+    return Verifier(auth.jwt, clock, rng, state_folder() / "jwt")

@@ -8,6 +8,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from gateway.clock import Clock, wall_time_s
 from gateway.config.jwt_options import JwtIssuer
@@ -16,6 +17,7 @@ from gateway.identity import Caller
 from gateway.jwt.claims import check_times, read_caller
 from gateway.jwt.compact import Malformed, Parts, take_apart
 from gateway.jwt.fetch import HttpFetch
+from gateway.jwt.keepsake import Keepsake
 from gateway.jwt.keys import Key
 from gateway.jwt.source import KeySource
 
@@ -38,6 +40,7 @@ class _Seen:
 class Verifier:
     """Checks tokens of the configured issuers. Used from one event loop.
 
+    folder: where keys are kept for a restart while their issuer is away; None: nowhere.
     wall_s: Unix time in seconds, which tokens go by.
     """
 
@@ -46,9 +49,13 @@ class Verifier:
         issuers: Sequence[JwtIssuer],
         clock: Clock,
         rng: random.Random,
+        folder: Path | None = None,
         wall_s: Callable[[], float] = wall_time_s,
     ) -> None:
-        self.sources = [KeySource(one, HttpFetch(one), clock, rng) for one in issuers]
+        self.sources = [
+            KeySource(one, HttpFetch(one), clock, rng, Keepsake(folder, one) if folder is not None else None, wall_s)
+            for one in issuers
+        ]
         self._by_issuer: dict[str, list[tuple[frozenset[str], KeySource]]] = {}
         for source in self.sources:
             entry = (frozenset(source.options.audience), source)

@@ -168,11 +168,14 @@ async def issuer_running(ca_file: Path, port: int = 0) -> AsyncIterator[Issuer]:
 
 @asynccontextmanager
 async def verifying(
-    *entries: Json, wall_s: Callable[[], float] = wall_time_s, clock: Clock | None = None
+    *entries: Json,
+    wall_s: Callable[[], float] = wall_time_s,
+    clock: Clock | None = None,
+    folder: Path | None = None,
 ) -> AsyncIterator[Verifier]:
     """What a worker checks tokens with. entries: of `auth.jwt`."""
     issuers = [JwtIssuer.model_validate(entry) for entry in entries]
-    verifier = Verifier(issuers, clock or RealClock(), random.Random(1), wall_s)
+    verifier = Verifier(issuers, clock or RealClock(), random.Random(1), folder, wall_s)
     await verifier.start()
     try:
         yield verifier

@@ -139,6 +139,17 @@ async def test_without_any_keys_of_the_issuer_the_answer_is_503_and_keys_go_on(c
             assert (await ask(server, "sk-plain")).status_code == 200
 
 
+async def test_a_gateway_that_starts_while_the_issuer_is_away_takes_its_tokens(ca_file: Path) -> None:
+    async with issuer_running(ca_file) as issuer, engine_running() as engine:
+        issuer.add()
+        config = with_tokens(config_of(engine), issuer.options())
+        async with serving(config) as server:
+            assert (await ask(server, issuer.token())).status_code == 200
+        issuer.answers["/.well-known/openid-configuration"] = whole(b"", "500 Broken")
+        async with serving(config) as server:
+            assert (await ask(server, issuer.token())).status_code == 200
+
+
 async def test_a_token_never_reaches_engine_or_log(ca_file: Path) -> None:
     """A24, A25"""
     async with issuer_running(ca_file) as issuer, engine_by_hand() as engine:
