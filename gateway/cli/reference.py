@@ -6,6 +6,7 @@ import enum
 import inspect
 import sys
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -24,6 +25,7 @@ _PLAIN = {
     Any: "any value",
     int: "whole number",
     float: "number",
+    Decimal: "number",
     bool: "true or false",
     str: "text",
     SecretStr: "secret",

@@ -58,11 +58,12 @@ def check(config: Config, variables: _Variables | None = None) -> list[Finding]:
 
 def _server(config: Config) -> Iterator[Finding]:
     server = config.server
-    if not is_loopback(server.host) and not config.auth.keys and not config.auth.jwt:
+    asks_who = config.auth.keys or config.auth.jwt or config.database is not None
+    if not is_loopback(server.host) and not asks_who:
         yield Finding(
             ("server", "host"),
             f'"{server.host}" is reachable from other machines, and no keys are configured',
-            "add auth.keys or auth.jwt, or bind 127.0.0.1",
+            "add auth.keys, auth.jwt or database, or bind 127.0.0.1",
             value=server.host,
         )
     if server.tls is not None:

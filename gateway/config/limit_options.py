@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from contextlib import suppress
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from gateway.config.base import Name, Section
 from gateway.directory.entries import Limits
 
 Count = Annotated[int, Field(ge=1, le=10**12)]
-Usd = Annotated[Decimal, Field(gt=0, le=10**6, max_digits=15, decimal_places=9)]
+
+
+def _exact(value: object) -> object:
+    """A number as it was written: 0.1 is a tenth, and not the nearest binary fraction."""
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with suppress(InvalidOperation):
+            return Decimal(str(value))
+    if isinstance(value, Decimal):
+        return value
+    raise PydanticCustomError("float_parsing", "not a number")
+
+
+Usd = Annotated[Decimal, BeforeValidator(_exact), Field(gt=0, le=10**6, max_digits=15, decimal_places=9)]
 
 
 class LimitOptions(Section):

@@ -284,7 +284,7 @@ def test_serve_takes_a_file_or_flags_for_engines_not_both(good: Path, arguments:
 def test_serve_refuses_flags_that_make_no_usable_configuration(good: Path) -> None:
     answer = Answer("serve", "-c", str(good), "--host", "0.0.0.0")
     assert answer.status == 1
-    assert "add auth.keys, or bind 127.0.0.1" in answer.err
+    assert "add auth.keys, auth.jwt or database, or bind 127.0.0.1" in answer.err
     answer = Answer("serve", "-c", str(good), "--tls-cert", "/nowhere/cert.pem")
     assert answer.status == 1
     assert 'the key "key" is missing' in answer.err

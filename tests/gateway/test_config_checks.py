@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,7 @@ def deployment(rest: str, pools: str = POOLS) -> str:
             "pools.a.engine.ca_file",
             "there is no file",
         ),
-        ("server:\n  host: 0.0.0.0\n", 2, "server.host", "(add auth.keys or auth.jwt, or bind 127.0.0.1)"),
+        ("server:\n  host: 0.0.0.0\n", 2, "server.host", "(add auth.keys, auth.jwt or database, or bind 127.0.0.1)"),
         ("auth:\n  keys:\n    - name: a\n", 3, "auth.keys[0]", 'has neither "hash" nor "key"'),
         (
             f"auth:\n  keys:\n    - name: a\n      key: x\n      hash: {hash_key('y', '')}\n",
@@ -170,6 +171,29 @@ def test_missing_tls_files_are_told_one_by_one(tmp_path: Path) -> None:
 
 def test_keys_allow_any_address() -> None:
     parse_config("server: {host: 0.0.0.0}\nauth: {keys: [{name: a, key: x}]}", env={})
+
+
+def test_a_database_that_may_hold_keys_allows_any_address() -> None:
+    config = parse_config("server: {host: 0.0.0.0}\ndatabase: {}\n", env={})
+    assert config.server.host == "0.0.0.0"
+
+
+@pytest.mark.parametrize("written", ["0.1", "'0.1'", "'${USD}'"])
+def test_money_is_taken_as_it_is_written(written: str) -> None:
+    config = parse_config(f"tenants: {{a: {{limits: {{usd_per_day: {written}}}}}}}", env={"USD": "0.1"})
+    assert config.tenants["a"].limits.usd_per_day == Decimal("0.1")
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        *(("true", "true is not a number"), ("abc", '"abc" is not a number'), ("[1]", "a list is not a number")),
+        *(("0", "more than 0"), ("1e9", "at most 1,000,000"), (".inf", "not a finite number")),
+    ],
+)
+def test_money_that_is_none_is_refused(written: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse_config(f"tenants: {{a: {{limits: {{usd_per_day: {written}}}}}}}", env={})
 
 
 @pytest.mark.parametrize("kind", ["fake", "llamacpp"])
