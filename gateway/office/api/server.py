@@ -92,6 +92,7 @@ class AdminServer:
 
     async def _serve(self, request: Request, sink: Sink, record: Record, span: Span) -> None:
         sink.extra_lines += HEADER_LINES
+        self._gate.check_origin(request)
         if self._cors is not None and self._cors.is_preflight(request):
             Cors.preflight(request, sink, _METHODS)
             return

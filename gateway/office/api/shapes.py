@@ -37,7 +37,7 @@ def _wrong(error: ValidationError) -> InvalidRequest:
     if first["type"] == "json_invalid":
         reason = str(first.get("ctx", {}).get("error", "it is no JSON"))
         return InvalidRequest(f"The body is not valid JSON: {reason}.", code="invalid_json")
-    return InvalidRequest(sentence(str(invalid(error))), param=dotted(tuple(first["loc"])) or None)
+    return InvalidRequest(f"{invalid(error)}.", param=dotted(tuple(first["loc"])) or None)
 
 
 def sentence(text: str) -> str:
