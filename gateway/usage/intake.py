@@ -33,7 +33,7 @@ EVERY_S: Final = 0.5
 BATCH: Final = 500
 """Rows of one statement."""
 WITHIN_S: Final = 60.0
-"""Longest that the database may take for the records of one segment."""
+"""Longest that the database may take for what is stored at once."""
 PRUNE_S: Final = 3600.0
 _PRUNED_AT_ONCE: Final = 10_000
 _KEPT_POSITIONS_S: Final = 30 * 86_400.0
@@ -95,23 +95,33 @@ class Intake:
             return {row.segment: row.position for row in rows}
 
     def _take_segment(self, path: Path, position: int) -> int:
-        seen = look(path, position)
-        items = seen.piece.items
-        if items:
-            with self._database.write(WITHIN_S) as connection:
-                store(connection, items)
-                place = {"segment": path.stem, "position": position + seen.piece.end, "at": wall_time_s()}
-                put(connection, usage_positions, [place], changes=("position", "at"))
-        if seen.finished:
-            self._put_away(path, seen, position)
-        return sum(isinstance(item, UsageRecord) for item in items)
+        count = 0
+        while True:
+            seen = look(path, position)
+            items = seen.piece.items
+            position += seen.piece.end
+            if items:
+                self._store(path, items, position)
+                count += sum(isinstance(item, UsageRecord) for item in items)
+            if seen.finished:
+                self._put_away(path, seen, position)
+            if not seen.more:
+                return count
+
+    def _store(self, path: Path, items: Sequence[Item], position: int) -> None:
+        """Records, and how far they go, in one transaction."""
+        with self._database.write(WITHIN_S) as connection:
+            store(connection, items)
+            place: Row = {"segment": path.stem, "position": position, "at": wall_time_s()}
+            put(connection, usage_positions, [place], changes=("position", "at"))
 
     def _put_away(self, path: Path, seen: Look, position: int) -> None:
-        """Every record that it has is in the database."""
+        """Every record that it has is in the database: `position` is behind the last one."""
         if seen.damaged:
             kept = set_aside(path)
-            at = position + seen.piece.end
-            logger.error("usage: %s is damaged at byte %d; what came before is taken in, the file stays", kept, at)
+            logger.error(
+                "usage: %s is damaged at byte %d; what came before is taken in, the file stays", kept, position
+            )
         else:
             path.unlink()
         with self._database.write() as connection:

@@ -9,12 +9,14 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.usage.frames import Ending, Piece, parse
+from gateway.usage.frames import MAX_PAYLOAD, Ending, Piece, parse
 
 SUFFIX = ".usage"
 _FRESH = ".new"
 DAMAGED = ".damaged"
 LOCK = "intake.lock"
+LOOK_BYTES = 2 * MAX_PAYLOAD
+"""Read at once: some thousand records, so that what is done with them at once stays small."""
 
 
 def make_folder(folder: Path) -> None:
@@ -61,10 +63,15 @@ def size_of(folder: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What a segment holds after a position. finished: nothing will be added to it."""
+    """What a segment holds after a position.
+
+    finished: this is the end of it, and nothing will be added.
+    more:     there is more to be read now.
+    """
 
     piece: Piece
     finished: bool
+    more: bool
 
     @property
     def damaged(self) -> bool:
@@ -81,7 +88,10 @@ def look(path: Path, position: int) -> Look:
         # Asked before reading: what was added before the writer let go is then read as well.
         finished = _is_free(file.fileno())
         file.seek(position)
-        return Look(parse(file.read()), finished)
+        data = file.read(LOOK_BYTES)
+        piece = parse(data)
+        more = len(data) == LOOK_BYTES and piece.end > 0 and piece.ending is not Ending.DAMAGED
+        return Look(piece, finished and not more, more)
 
 
 def set_aside(path: Path) -> Path:

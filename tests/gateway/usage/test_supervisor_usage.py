@@ -112,4 +112,8 @@ async def test_a15_the_database_is_killed_while_requests_go_on(tmp_path: Path, o
             assert await asking == 40
             assert await ask(gateway.url, 5) == 5
             await asyncio.to_thread(own_postgres.start)
-            await all_are_there(there, 50)
+            await there.rows(50)
+            own_postgres.freeze()
+            assert await ask(gateway.url, 10) == 10
+            own_postgres.thaw()
+            await all_are_there(there, 60)

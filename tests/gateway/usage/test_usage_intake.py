@@ -20,6 +20,7 @@ from gateway.clock import RealClock
 from gateway.database import Database, DatabaseGone, open_database
 from gateway.office.desk import Desk, Opener
 from gateway.usage import intake as intake_module
+from gateway.usage import segments as segments_module
 from gateway.usage.frames import framed
 from gateway.usage.intake import Intake, run_intake
 from gateway.usage.record import UsageRecord
@@ -95,6 +96,33 @@ def test_a15_records_that_come_again_are_there_once(database: Database, tmp_path
         os.close(fd)
     assert Intake(database, tmp_path).take_in() == 6
     assert stored(database) == names(3)
+
+
+def test_a_long_segment_is_taken_in_piece_by_piece(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [framed(kept(call(number), f"id-{number}")) for number in range(20)]
+    for size in (1, 37):
+        monkeypatch.setattr(segments_module, "LOOK_BYTES", 3 * len(frames[0]) + size)
+        fd = create(tmp_path, f"long-{size}")
+        os.write(fd, b"".join(frames) + frames[0][:-1])
+        assert Intake(database, tmp_path).take_in() == 20
+        assert len(segments(tmp_path)) == 1
+        os.close(fd)
+        Intake(database, tmp_path).take_in()
+        assert segments(tmp_path) == []
+    assert stored(database) == names(20)
+
+
+def test_zeros_in_place_of_what_never_reached_the_disk_are_passed_over(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments_module, "LOOK_BYTES", 1000)
+    fd = create(tmp_path, "zeros")
+    os.write(fd, framed(kept(call(0), "a")) + bytes(5000))
+    os.close(fd)
+    assert Intake(database, tmp_path).take_in() == 1
+    assert segments(tmp_path) == []
 
 
 def test_a_segment_cut_by_a_crash_gives_what_is_whole_in_it(database: Database, tmp_path: Path) -> None:
