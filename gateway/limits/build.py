@@ -9,7 +9,8 @@ from gateway.config import Config
 from gateway.limits.exchange import Exchange
 from gateway.limits.ledger import LimitLedger
 from gateway.limits.local_store import LocalCounts, LocalStore
-from gateway.limits.plan import Organisations, Planner, Teams, has_limits
+from gateway.limits.needed import needs_store
+from gateway.limits.plan import Organisations, Planner, Teams
 from gateway.limits.seam import Store
 from gateway.limits.used import Bookkeeper
 from gateway.telemetry import Telemetry, series
@@ -39,7 +40,7 @@ def open_ledger(
 
 def _store(config: Config, clock: Clock) -> Store:
     """Whoever limits nobody needs no server for it."""
-    if config.redis is not None and (has_limits(config) or config.database is not None):
+    if config.redis is not None and needs_store(config):
         from gateway.limits.redis_store import RedisStore
 
         return RedisStore(config.redis, clock)

@@ -24,6 +24,7 @@ from gateway.process.listener import CannotListen, bind
 from gateway.process.live_config import Beginning, CannotSwitch, LiveConfig
 from gateway.process.machine import notify, reap_orphans, state_folder, usable_cores
 from gateway.process.office import Office
+from gateway.process.store import EmbeddedStore
 from gateway.process.workers import Generation, Numbering, WorkerFailed
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Supervisor:
         self._engines = Engines(console, state_folder() / "engines")
         self._numbering = Numbering(live.config.telemetry.max_tenants, self._engines.memory, live.metrics)
         self._nursery = Nursery()
+        self._store = EmbeddedStore(state_folder() / "store", console)
         self._control = ControlSocket(state_folder() / control_socket.NAME, live.answer)
         self._office = Office(state_folder(), console, self._numbering, live.answer)
         self._generation: Generation | None = None
@@ -90,7 +92,7 @@ class Supervisor:
         config = self._live.config
         listener = bind(config.server.host, config.server.port)
         self._office.use(config, self._live.version)
-        effective, fresh = self._engines.prepare(config)
+        effective, fresh = self._engines.prepare(await self._store.provide(config))
         self._generation = generation = self._new_generation(
             config, effective, listener, self._live.entry, engines_ready=not fresh
         )
@@ -190,7 +192,7 @@ class Supervisor:
         listener = bind(server.host, server.port) if moves else old.listener.dup()
         try:
             self._office.use(config, str(entry.version))
-            effective, fresh = self._engines.prepare(config)
+            effective, fresh = self._engines.prepare(await self._store.provide(config))
             new = self._new_generation(config, effective, listener, entry)
             await self._engines.start(fresh, patient=False)
             await new.start()
@@ -236,6 +238,7 @@ class Supervisor:
             await asyncio.wait(self._draining)
         await self._office.end()
         await self._nursery.aclose()
+        await self._store.aclose()
         await self._engines.stop()
         if not at_once:
             self._console.tell("stopped")
@@ -244,6 +247,7 @@ class Supervisor:
         for generation in [*self._draining.values(), *([self._generation] if self._generation else [])]:
             generation.kill()
         self._office.kill()
+        self._store.kill()
         self._engines.kill()
 
 

