@@ -76,7 +76,7 @@ def read_call(operation: Operation, request: Request) -> Call:
     coding = request.headers.get(b"content-encoding", b"identity").lower()
     if coding != b"identity":
         raise InvalidRequest(
-            f"Content-encoding {coding.decode('latin-1')!r} is not supported; send the body uncompressed.",
+            f"Content-encoding {coding[:100].decode('latin-1')!r} is not supported; send the body uncompressed.",
             code="unsupported_content_encoding",
         )
     try:

@@ -27,7 +27,8 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return _answer(request, NotFound(f"There is nothing at {request.method} {request.scope['path'][:200]}."))
+        path = repr(request.scope["path"][:200])[1:-1]  # control characters and their like are written out
+        return _answer(request, NotFound(f"There is nothing at {request.method} {path}."))
     return _answer(request, from_status(error.status_code, str(error.detail)), error.headers)
 
 
@@ -44,4 +45,5 @@ async def _on_crash(request: Request, error: Exception) -> Response:
 def _answer(request: Request, error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
     request.scope["record"].note(error)
     lines = (line.split(": ", 1) for line in error.header_lines().decode().split("\r\n") if line)
-    return Response(error.body(), error.status, dict(lines) | dict(headers or {}), media_type="application/json")
+    more = {name.lower(): value for name, value in (headers or {}).items()}
+    return Response(error.body(), error.status, dict(lines) | more, media_type="application/json")

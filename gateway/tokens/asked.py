@@ -59,7 +59,7 @@ def asked(call: Call) -> Asked:
     standard = False
     choices = 1
     for name, raw in fields.items():
-        known = name.lower()
+        known = name.casefold()  # as Go has it: the Kelvin sign is a k, and a long s an s
         if known not in _COUNTED:
             continue
         written = bytes(raw)

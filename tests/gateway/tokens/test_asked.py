@@ -29,6 +29,7 @@ def call(body: object, operation: Operation = Operation.CHAT) -> Call:
         ({"n_predict": 9, "max_tokens": 7}, Asked(9, "n_predict", True)),
         ({"n_predict": 9}, Asked(9, "n_predict", False)),
         ({"Max_Tokens": 9}, Asked(9, "Max_Tokens", False)),
+        ({"max_to\u212aen\u017f": 9}, Asked(9, "max_to\u212aen\u017f", False)),
         ({"max_tokens": 7, "n": 3}, Asked(7, "max_tokens", True, 3)),
         ({"n": 2, "best_of": 5}, Asked(answers=5)),
         ({"n": "2"}, NOTHING_ASKED),
