@@ -89,7 +89,7 @@ class Key(Section):
     limits: LimitOptions = LimitOptions()
     """What this key may use."""
     max_parallel: Annotated[int, Field(ge=1)] | None = None
-    """Requests of this key in flight at once, per gateway worker; none: no limit."""
+    """Another name for `limits.parallel`; if both are set, the lower one holds."""
     sensitivity: Name | None = None
     """Sensitivity class of this key's requests, one of `residency.classes`; none: `residency.default`."""
     may_name_flow: bool = False
@@ -315,7 +315,7 @@ class Config(Section):
     routing: Routing = Routing()
     """What choosing a replica goes by."""
     redis: Redis | None = None
-    """Where several gateways tell each other what they have in flight; none: they do not."""
+    """Where limits are counted, and gateways tell each other what they have in flight; none: each is by itself."""
     database: Database | None = None
     """What is kept for good: keys, usage, configurations; none: nothing is."""
     content_log: ContentLog | None = None
