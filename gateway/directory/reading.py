@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import msgspec
-from sqlalchemy import Connection, Row, Table, select
+from sqlalchemy import Connection, Row, Select, Table, select
 
 from gateway.database import Database
 from gateway.database.schema import settings
@@ -37,8 +37,7 @@ class Reading:
     def snapshot(self) -> Snapshot:
         with self._database.read(LONG_S) as connection:
             seq = _seq(connection)
-            rows = connection.execute(_KEYS.where(keys.c.revoked_at == 0)).all()
-            found, _ = self._keys(connection, rows)
+            found, _ = self._keys(connection, _KEYS.where(keys.c.revoked_at == 0))
             return Snapshot(
                 seq,
                 connection.scalars(select(settings.c.value).where(settings.c.name == SALT)).one(),
@@ -58,21 +57,20 @@ class Reading:
                 return None
             if now == seq:
                 return Changes(seq, [], [], [], [])
-            rows = connection.execute(_KEYS.where(keys.c.seq > seq)).all()
-            found, gone = self._keys(connection, rows)
+            found, gone = self._keys(connection, _KEYS.where(keys.c.seq > seq))
             changed_teams = connection.execute(select(teams).where(teams.c.seq > seq))
             team_entries = [_team(row) for row in changed_teams]
             changed = connection.execute(select(organisations).where(organisations.c.seq > seq))
             return Changes(now, [_organisation(row) for row in changed], team_entries, found, gone)
 
-    def _keys(self, connection: Connection, rows: Iterable[Any]) -> tuple[list[KeyEntry], list[str]]:
+    def _keys(self, connection: Connection, query: Select[Any]) -> tuple[list[KeyEntry], list[str]]:
         """Those in use, and the ids of the others."""
         off_teams, off_accounts = _disabled(connection, teams), _disabled(connection, service_accounts)
         over_s = self._wall_s() - EXPIRED_S
         limits_of: dict[str, Limits] = {"{}": NO_LIMITS}
         found: list[KeyEntry] = []
         gone: list[str] = []
-        for row in rows:
+        for row in cast("Iterable[Any]", connection.execute(query)):
             (id_, digest, name, organisation, team, role, deployments, networks, expires_at, text, *rest) = row
             sensitivity, account, revoked_at = rest
             off = (organisation, team) in off_teams or (organisation, account) in off_accounts
