@@ -88,7 +88,7 @@ def plan_of(config: Config, seen: Scenery) -> Plan:
     limits = {key.name: key.max_parallel * workers for key in config.auth.keys if key.max_parallel is not None}
     return Plan(
         tuple(specs),
-        {name: _route(options, numbers, workers) for name, options in config.deployments.items()},
+        {name: _route(config, options, numbers, workers) for name, options in config.deployments.items()},
         limits,
         _allowed(config, numbers),
         seen.scale,
@@ -113,25 +113,28 @@ def _is_cloud(config: Config, pool: str) -> bool:
     return config.pools[pool].site == "cloud"
 
 
-def _route(options: Options, numbers: Mapping[str, tuple[int, ...]], workers: int) -> Route:
+def _route(config: Config, options: Options, numbers: Mapping[str, tuple[int, ...]], workers: int) -> Route:
     variants = tuple(
         (variant.weight, tuple(i for pool in variant.pools for i in numbers[pool]))
         for variant in options.variants.values()
         if variant.weight
     )
-    return Route(options.policy, variants, tuple(options.fallbacks.overloaded), _queue(options.queue, workers))
+    return Route(options.policy, variants, tuple(options.fallbacks.overloaded), _queue(config, options.queue, workers))
 
 
-def _queue(options: QueueOptions, workers: int) -> QueueSpec | None:
+def _queue(config: Config, options: QueueOptions, workers: int) -> QueueSpec | None:
     if not options.max_waiting:
         return None
+    tenants = config.tenants
+    weights = {name: tenant.weight for name, tenant in tenants.items()}
+    classes = {key.name: tenants[key.tenant].priority for key in config.auth.keys if key.tenant in tenants}
     return QueueSpec(
         options.max_waiting * workers,
         options.max_wait_s,
         options.hold_over_s,
         options.age_s,
-        options.weights,
-        options.classes,
+        weights | options.weights,
+        classes | options.classes,
     )
 
 

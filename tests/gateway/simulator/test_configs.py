@@ -26,6 +26,7 @@ pools:
   found: {dns: {name: vllm.svc, port: 8000}}
   away: {urls: ["https://api.example.com"]}
 prices: {big: {input: 2.5, output: 10.0}}
+tenants: {gold: {weight: 9}, silver: {weight: 3}, default: {priority: 2}}
 deployments:
   llama:
     policy: least_requests
@@ -67,7 +68,9 @@ def test_deployments_become_routes() -> None:
     routes = full().routes
     assert routes["llama"].variants == ((3.0, (0, 1, 2, 3)),)
     assert (routes["llama"].policy, routes["llama"].fallbacks) == ("least_requests", ("big",))
-    assert routes["llama"].queue == QueueSpec(14, 5.0, 9.0, 3.0, {"gold": 2.0}, {"batch": 4})
+    assert routes["llama"].queue == QueueSpec(
+        14, 5.0, 9.0, 3.0, {"gold": 2.0, "silver": 3.0, "default": 1.0}, {"batch": 4}
+    )
     assert routes["big"].queue is None
 
 
