@@ -34,6 +34,8 @@ BATCH: Final = 500
 """Rows of one statement."""
 WITHIN_S: Final = 60.0
 """Longest that the database may take for what is stored at once."""
+LAST_S: Final = 2.0
+"""For taking in once more at the end."""
 PRUNE_S: Final = 3600.0
 _PRUNED_AT_ONCE: Final = 10_000
 _KEPT_POSITIONS_S: Final = 30 * 86_400.0
@@ -137,32 +139,42 @@ class Desk(Protocol):
 
 
 async def run_intake(desk: Desk, folder: Path, clock: Clock, usage_days: int | None = None) -> None:
-    """Take in until cancelled. While the database is away it waits, and goes on where it was.
+    """Take in until cancelled, and then once more. While the database is away it waits, and goes on where it was.
 
     desk:       for this alone: what it does may take a minute.
     folder:     of the workers' segments; of several gateways on one machine that share it, one at a time takes in.
     usage_days: records older than this are deleted; None: they are kept.
     """
     with await _held(folder, clock):
-        backoff = Backoff(random.Random())  # noqa: S311 - spreads load
-        away, prune_at_s = False, clock.monotonic()
-        while True:
-            pause_s = EVERY_S
-            try:
-                if await desk.run(lambda database: Intake(database, folder).take_in()):
-                    pause_s = EVERY_S / 10
-                if clock.monotonic() >= prune_at_s:
-                    await desk.run(lambda database: Intake(database, folder).prune(usage_days))
-                    prune_at_s = clock.monotonic() + PRUNE_S
-                if away:
-                    logger.warning("usage: the database is back; what was spooled is taken in")
-                away = False
-                backoff.reset()
-            except (DatabaseError, OSError) as error:
-                if not away:
-                    logger.error("usage stays in %s until it can be taken in: %s", folder, error)
-                away, pause_s = True, backoff.pause_s()
-            await clock.sleep(pause_s)
+        try:
+            await _keep_taking(desk, folder, clock, usage_days)
+        finally:
+            # The workers have ended, and what they wrote last need not wait for the next start.
+            with contextlib.suppress(DatabaseError, OSError, TimeoutError):
+                async with asyncio.timeout(LAST_S):
+                    await desk.run(lambda database: Intake(database, folder).take_in())
+
+
+async def _keep_taking(desk: Desk, folder: Path, clock: Clock, usage_days: int | None) -> None:
+    backoff = Backoff(random.Random())  # noqa: S311 - spreads load
+    away, prune_at_s = False, clock.monotonic()
+    while True:
+        pause_s = EVERY_S
+        try:
+            if await desk.run(lambda database: Intake(database, folder).take_in()):
+                pause_s = EVERY_S / 10
+            if clock.monotonic() >= prune_at_s:
+                await desk.run(lambda database: Intake(database, folder).prune(usage_days))
+                prune_at_s = clock.monotonic() + PRUNE_S
+            if away:
+                logger.warning("usage: the database is back; what was spooled is taken in")
+            away = False
+            backoff.reset()
+        except (DatabaseError, OSError) as error:
+            if not away:
+                logger.error("usage stays in %s until it can be taken in: %s", folder, error)
+            away, pause_s = True, backoff.pause_s()
+        await clock.sleep(pause_s)
 
 
 async def _held(folder: Path, clock: Clock) -> contextlib.ExitStack:

@@ -74,6 +74,17 @@ async def test_a15_a_worker_is_killed_and_what_it_spooled_is_there(tmp_path: Pat
             await all_are_there(there, 10)
 
 
+async def test_after_the_end_everything_is_in_the_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/db"
+    async with engine_running() as engine:
+        async with served(tmp_path, config(engine, url)) as gateway:
+            await gateway.ready()
+            assert await ask(gateway.url, 5) == 5
+        assert not list((tmp_path / "state" / "usage").glob("*.usage"))
+        async with office(url) as there:
+            await all_are_there(there, 5)
+
+
 async def test_a15_the_office_is_killed_and_nothing_is_there_twice(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/db"
     async with engine_running() as engine, served(tmp_path, config(engine, url)) as gateway:
