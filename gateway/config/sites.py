@@ -36,6 +36,8 @@ def is_secure(url: str) -> bool:
     """Whether nobody on the network can read or change what is fetched from there."""
     try:
         parts = urlsplit(url)
+        if parts.port == 0:  # past 65535 it raises
+            return False
         return parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
     except ValueError:
         return False

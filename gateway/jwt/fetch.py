@@ -88,9 +88,9 @@ class HttpFetch:
         if found.issuer != self._options.issuer:
             raise FetchFailed(f'{url} is that of the issuer "{found.issuer[:200]}", not "{self._options.issuer}"')
         # Plain http is for an issuer that is on loopback itself: no other has any business on this machine.
-        here = url.startswith("http://") and is_secure(found.jwks_uri)
-        if not found.jwks_uri.startswith("https://") and not here:
-            raise FetchFailed(f'{url} names keys at "{found.jwks_uri[:200]}", which is not https')
+        allowed = ("https://",) if url.startswith("https://") else ("https://", "http://")
+        if not is_secure(found.jwks_uri) or not found.jwks_uri.startswith(allowed):
+            raise FetchFailed(f'{url} names keys at "{found.jwks_uri[:200]}", which is no https address')
         return found.jwks_uri
 
     async def _get(self, client: httpx.AsyncClient, url: str) -> bytes:
