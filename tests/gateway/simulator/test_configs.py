@@ -69,7 +69,7 @@ def test_deployments_become_routes() -> None:
     assert routes["llama"].variants == ((3.0, (0, 1, 2, 3)),)
     assert (routes["llama"].policy, routes["llama"].fallbacks) == ("least_requests", ("big",))
     assert routes["llama"].queue == QueueSpec(
-        14, 5.0, 9.0, 3.0, {"gold": 2.0, "silver": 3.0, "default": 1.0}, {"batch": 4}
+        14, 5.0, 9.0, 3.0, {"gold": 2.0, "silver": 3.0, "default": 1.0}, {"batch": 4, "free": 2}
     )
     assert routes["big"].queue is None
 
