@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -193,8 +194,8 @@ async def test_a18_a_revoked_key_stops_working_on_two_gateways_within_a_second(
 
 async def _refused(gateway: Served, key: str, began_s: float) -> float:
     """How long every worker took to refuse a key."""
+    in_a_row, refused_s = 0, 0.0
     async with client(gateway.url) as http:
-        in_a_row = 0
         while in_a_row < 4:
             answer = await http.get("/v1/models", headers={"authorization": f"Bearer {key}", "connection": "close"})
             if answer.status_code == 401:
@@ -255,7 +256,7 @@ async def test_an_admin_address_that_is_taken_is_no_reason_to_stop(tmp_path: Pat
     async with running(tmp_path, tree) as gateway:
         taken = int(gateway.url.rpartition(":")[2])
         tree["admin"]["port"] = taken
-        gateway.file.write_text(__import__("json").dumps(tree))
+        gateway.file.write_text(json.dumps(tree))
         await gateway.said(
             rf"port {taken} of 127.0.0.1 is in use by another program; choose another one with admin.port"
         )
@@ -264,8 +265,6 @@ async def test_an_admin_address_that_is_taken_is_no_reason_to_stop(tmp_path: Pat
 
 
 async def _apply(gateway: Served, tree: dict[str, Any], number: int) -> None:
-    import json
-
     gateway.file.write_text(json.dumps(tree))
     await gateway.said(r"the new configuration serves", number)
 
