@@ -46,6 +46,7 @@ from gateway.process.control import (
     Refused,
     Reopen,
     Started,
+    Versioned,
     unpack_config,
 )
 from gateway.process.machine import state_folder
@@ -76,6 +77,7 @@ class Office:
         self._channel = cast(Channel, None)
         self._telemetry: Telemetry | None = None
         self._registry: Registry | None = None
+        self._server: AdminServer | None = None
         loop = asyncio.get_running_loop()
         self._configured: asyncio.Future[Configure] = loop.create_future()
         self._drain: asyncio.Future[Drain] = loop.create_future()
@@ -121,6 +123,7 @@ class Office:
         server = AdminServer(state, identity, telemetry, clock, server_tls(config), told.version)
         if tokens is not None:
             await tokens.start()
+        self._server = server
         server.start(self._admin)
         self._channel.send(Started())
         try:
@@ -183,6 +186,8 @@ class Office:
                 answer = self._asked.get(ask_id)
                 if answer is not None and not answer.done():
                     answer.set_result(message)
+            case Versioned(version=version) if self._server is not None:
+                self._server.call(version)
             case Reopen() if self._telemetry is not None:
                 self._telemetry.reopen()
             case Drain() if not self._drain.done():

@@ -109,6 +109,12 @@ class Gather(msgspec.Struct, frozen=True, tag=True):
     id: int
 
 
+class Versioned(msgspec.Struct, frozen=True, tag=True):
+    """To the office: another version of the configuration serves, which changes nothing for the office itself."""
+
+    version: str
+
+
 class Inquire(msgspec.Struct, frozen=True, tag=True):
     """From the office: a `gateway.config.live.Question` about the configuration, as JSON."""
 
@@ -136,6 +142,7 @@ Message = (
     | Numbers
     | Scrape
     | Gather
+    | Versioned
     | Inquire
     | Informed
 )

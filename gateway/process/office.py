@@ -19,7 +19,7 @@ from gateway.config import Config
 from gateway.config.live import Answer
 from gateway.config.live import Question as Inquiry
 from gateway.process.banner import Console, shown_url
-from gateway.process.control import Configure, Drain, Informed, Inquire, Reopen, pack_config
+from gateway.process.control import Configure, Drain, Informed, Inquire, Reopen, Versioned, pack_config
 from gateway.process.forks import program
 from gateway.process.listener import bind
 from gateway.process.workers import BACKOFF, OVERTIME_S, Numbering, Question, Worker
@@ -56,6 +56,8 @@ class Office:
         self._feed: socket.socket | None = None
         self._feed_path = ""
         self._shift: _Shift | None = None
+        self._before: _Shift | None = None
+        self._version = ""
         self._ended: set[asyncio.Task[None]] = set()
         self._answering: set[asyncio.Task[None]] = set()
 
@@ -66,17 +68,33 @@ class Office:
     def use(self, config: Config, version: str) -> None:
         """Have the office run for `config`, or end it if that has no database. Returns at once.
 
+        What ran so far goes on until `settle`: new workers learn the directory from it, and it may be the one that is
+        asked for the change. `back` is for a change that did not come about.
+
         Raises:
             CannotListen: the address of the admin API cannot be bound; what ran goes on.
             OSError: the socket of the feed cannot be made.
         """
-        old = self._shift
+        old = self._before = self._shift
+        self._version = version
         if config.database is None:
             self._shift = None
         elif old is None or old.concern != _concern(config):
             self._shift = self._begin(config, version, old)
+
+    def settle(self) -> None:
+        """The change came about: end what ran before it."""
+        old, self._before = self._before, None
         if old is not None and old is not self._shift:
             self._retire(old)
+        elif old is not None:
+            old.call(self._version)
+
+    def back(self) -> None:
+        """The change did not come about: what ran before it stays."""
+        new, self._shift, self._before = self._shift, self._before, None
+        if new is not None and new is not self._shift:
+            self._retire(new)
 
     def reopen_logs(self) -> None:
         if self._shift is not None and self._shift.worker is not None:
@@ -178,6 +196,12 @@ class _Shift:
             self._keep(after._keeping if after is not None else None)
         )
 
+    def call(self, version: str) -> None:
+        """Have it say that this version of the configuration serves, also when it is started again."""
+        self._told = msgspec.structs.replace(self._told, version=version)
+        if self.worker is not None:
+            self.worker.send(Versioned(version))
+
     async def end(self) -> None:
         """Have it finish what it does, and end."""
         self._ending.set()
@@ -197,7 +221,9 @@ class _Shift:
 
     async def _keep(self, after: asyncio.Task[None] | None) -> None:
         if after is not None:
-            await asyncio.wait((after,))
+            ending = asyncio.create_task(self._ending.wait())
+            await asyncio.wait((after, ending), return_when=asyncio.FIRST_COMPLETED)
+            ending.cancel()
         failures = 0
         while not self._ending.is_set():
             began_s = time.monotonic()

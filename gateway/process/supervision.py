@@ -92,6 +92,7 @@ class Supervisor:
         config = self._live.config
         listener = bind(config.server.host, config.server.port)
         self._office.use(config, self._live.version)
+        self._office.settle()
         effective, fresh = self._engines.prepare(await self._store.provide(config))
         self._generation = generation = self._new_generation(
             config, effective, listener, self._live.entry, engines_ready=not fresh
@@ -198,9 +199,10 @@ class Supervisor:
             await new.start()
         except BaseException:
             listener.close()
-            self._office.use(old.config, self._live.version)
+            self._office.back()
             await self._engines.keep_only(self._wanted())
             raise
+        self._office.settle()
         self._generation = new
         if moves:
             self._console.tell(f"gateway on {self._url(new)} with {new.count} workers")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from engines.fake import FakeEngine
 from gateway.database import open_database
 from gateway.directory.audit import Actor, AuditLog
 from gateway.directory.specs import KeySpec
@@ -32,8 +33,8 @@ def admin_key(database_url: str, role: str = "operator") -> str:
         database.close()
 
 
-def config_for(engine: object, database_url: str, more: int = 0) -> Json:
-    config = config_of(engine, server={"workers": 1, "drain_s": 5})  # type: ignore[arg-type]
+def config_for(engine: FakeEngine | None, database_url: str, more: int = 0) -> Json:
+    config = config_of(*([engine] if engine else []), server={"workers": 1, "drain_s": 5})
     for number in range(more):
         config["deployments"][f"more-{number}"] = config["deployments"]["m"]
     return config | {"database": {"url": database_url}, "admin": {"port": 0}}
@@ -159,6 +160,39 @@ async def test_the_admin_api_refuses_what_is_wrong_what_is_outdated_and_who_may_
         assert "serves now" in await headrace(gateway, "config", "rollback", "1", "--yes", *url, env=by_key)
         refused = await headrace(gateway, "config", "show", *url, status=1)
         assert "HEADRACE_ADMIN_KEY" in refused
+
+
+async def test_a_change_that_the_office_itself_goes_by_is_answered_and_published(tmp_path: Path) -> None:
+    database_url = f"sqlite:///{tmp_path}/headrace.db"
+    key = await asyncio.to_thread(admin_key, database_url)
+    config = config_for(None, database_url)
+    async with engine_running() as engine:
+        config["pools"]["p"]["urls"] = [engine.url]
+        async with served(tmp_path, config) as gateway:
+            async with admin_of(gateway, key) as ask:
+                config["admin"]["requests_per_second"] = 50
+                answer = await ask.post("/config", json={"text": json.dumps(config)})
+                assert answer.status_code == 200, answer.text
+            async with admin_of(gateway, key) as ask:
+                await settled_header(ask, answer.json()["version"])
+                config["deployments"]["more"] = config["deployments"]["m"]
+                again = await ask.post("/config", json={"text": json.dumps(config)})
+                assert again.json()["status"] == "applied"
+                await settled_header(ask, again.json()["version"])
+                config["admin"]["requests_per_second"] = 60
+                config["telemetry"] = {"access_log": {"path": str(tmp_path), "format": "json"}}
+                refused = await ask.post("/config", json={"text": json.dumps(config)})
+                assert refused.status_code == 400
+                assert "worker 0 could not start" in refused.json()["error"]["message"]
+                assert (await ask.get("/config")).json()["version"] == again.json()["version"]
+        assert len(await asyncio.to_thread(audited, database_url)) == 2
+
+
+async def settled_header(ask: httpx.AsyncClient, version: str) -> None:
+    """The admin API says which version serves, too."""
+    async with asyncio.timeout(10.0):
+        while (await ask.get("/health/live")).headers["x-headrace-config"] != version:
+            await asyncio.sleep(0.05)
 
 
 def audited(database_url: str) -> list[tuple[str, str]]:

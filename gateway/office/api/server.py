@@ -61,6 +61,10 @@ class AdminServer:
         self._acceptor: Acceptor | None = None
         self._sweeper: asyncio.TimerHandle | None = None
 
+    def call(self, version: str) -> None:
+        """Say in each answer that this version of the configuration serves."""
+        self._state.version = version
+
     def start(self, listener: socket) -> None:
         self._sweep()
         connections = self._state.open
