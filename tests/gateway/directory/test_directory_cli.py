@@ -230,7 +230,7 @@ def test_the_audit_log_is_exported_as_json_lines_to_a_new_private_file(acme: She
         (["keys", "create", "a\r\nx: y", "--tenant", "acme"], 1, r'name: "a\r\nx: y" is not a name'),
         (["keys", "create", "a", "--tenant", "acme", "--network", "10.0.0.1/8"], 1, "has host bits set"),
         (["keys", "create", "a", "--tenant", "acme", "--limit", "parallel=0"], 1, "limits.parallel: "),
-        (["keys", "create", "a", "--tenant", "acme", "--limit", "paralel=1"], 2, 'did you mean "parallel"'),
+        (["keys", "create", "a", "--tenant", "acme", "--limit", "parallels=1"], 2, 'did you mean "parallel"'),
         (["keys", "create", "a", "--tenant", "acme", "--limit", "parallel"], 2, "is not of the form NAME=VALUE"),
         (["keys", "create", "a", "--tenant", "acme", "--expires", "soon"], 2, "'soon' is no date"),
         (["keys", "create", "a", "--tenant", "acme", "--expires", "2001-01-01"], 1, "has passed"),

@@ -108,8 +108,10 @@ def test_a_name_is_taken_once_and_a_wrong_one_gets_a_suggestion(acme: Directory)
         acme.teams.create(ALICE, TeamSpec(name="research"), "acme")
     with pytest.raises(NotThere, match=r'no organisation "acne" \(did you mean "acme"\?\)'):
         acme.teams.create(ALICE, TeamSpec(name="x"), "acne")
-    with pytest.raises(NotThere, match=r'no team "reserch" in the organisation .acme. \(did you mean "research"\?\)'):
-        acme.teams.update(ALICE, "reserch", TeamSettings(), "acme")
+    with pytest.raises(
+        NotThere, match=r'no team "researcher" in the organisation .acme. \(did you mean "research"\?\)'
+    ):
+        acme.teams.update(ALICE, "researcher", TeamSettings(), "acme")
     with pytest.raises(NotThere):
         acme.service_accounts.get("bot", "other")
 
@@ -204,7 +206,7 @@ def test_a_key_has_all_that_was_said_of_it(acme: Directory) -> None:
         ({"networks": ["anywhere"]}, "not a network in CIDR notation like 10.0.0.0/8"),
         ({"deployments": ["a\nb"]}, r"deployments[0]: \"a\nb\" is not a name"),
         ({"limits": {"parallel": 0}}, "limits.parallel: 0 is not taken"),
-        ({"limits": {"paralel": 1}}, "limits.paralel: there is no such setting"),
+        ({"limits": {"parallels": 1}}, "limits.parallels: there is no such setting"),
         ({"expires": "2030-01-01T00:00:00"}, "expires: "),
         ({"metadata": {"x": "a\x1b[31m"}}, "characters that cannot be shown"),
         ({"metadata": {"x": {"y": {}}}}, "metadata.x"),
@@ -224,7 +226,7 @@ def test_a_key_that_makes_no_sense_is_refused_with_the_reason(values: dict[str, 
     ("values", "kind", "said"),
     [
         ({"organisation": "acne"}, NotThere, 'no organisation "acne"'),
-        ({"team": "resarch"}, NotThere, 'did you mean "research"'),
+        ({"team": "researches"}, NotThere, 'did you mean "research"'),
         ({"service_account": "bots"}, NotThere, 'no service account "bots"'),
         ({"expires": "2001-01-01T00:00:00Z"}, Invalid, "expires: 2001-01-01T00:00:00.000000Z has passed"),
         ({"organisation": None, "role": "viewer", "service_account": "bot"}, Invalid, "a key of no organisation"),
