@@ -13,7 +13,7 @@ ApiError
 │   ├── UnsupportedMediaType 415  invalid_request_error
 │   ├── HeadersTooLarge      431  invalid_request_error
 │   └── RateLimited          429  rate_limit_error
-│       └── InsufficientQuota  429  insufficient_quota
+│       └── InsufficientQuota 429  insufficient_quota
 ├── the engine was wrong
 │   ├── UpstreamFailed       502  server_error
 │   ├── UpstreamTimeout      504  timeout_error
@@ -240,8 +240,8 @@ class LimitsUnavailable(ApiError):
     status = 503
     default_code = "limits_unavailable"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, retry_after_s=1.0)
+    def __init__(self, message: str, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
 
 
 class InternalError(ApiError):

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from gateway.config import Config, Deployment, Key, Pool
+from gateway.config.admin_checks import admin_findings
 from gateway.config.aws_checks import aws_engine
 from gateway.config.cloud_checks import cloud_engine
 from gateway.config.content_checks import content_findings
@@ -15,6 +16,7 @@ from gateway.config.failure_checks import failure_findings
 from gateway.config.jwt_checks import jwt_findings
 from gateway.config.kv_checks import kv_events
 from gateway.config.launch_checks import PYTHON_KINDS, python_engine, ray, shared_gpus
+from gateway.config.limit_checks import limit_findings
 from gateway.config.pool_checks import pool_sources
 from gateway.config.problems import Finding, KeyPath, did_you_mean
 from gateway.config.prompt_checks import prompt_findings
@@ -41,11 +43,13 @@ def check(config: Config, variables: _Variables | None = None) -> list[Finding]:
         *_keys(config),
         *_written_keys(config, variables),
         *jwt_findings(config),
+        *admin_findings(config),
         *content_findings(config, variables),
         *_pools(config),
         *shared_gpus(config),
         *_deployments(config),
         *failure_findings(config),
+        *limit_findings(config),
         *queue_findings(config),
         *redis_findings(config),
         *residency_findings(config),

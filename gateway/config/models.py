@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from gateway.config.base import BaseUrl, Name, Port, Positive, Section, Url
+from gateway.config.base import BaseUrl, Instant, Name, Port, Positive, Section, Url
 from gateway.config.content_options import ContentLog
 from gateway.config.database_options import Admin, Database
 from gateway.config.engine_options import EngineOptions
@@ -84,7 +83,7 @@ class Key(Section):
     """Deployments this key may call; `*` for all."""
     networks: list[str] = []
     """Networks in CIDR notation that the key may be used from; empty: any."""
-    expires: datetime | None = None
+    expires: Instant | None = None
     """When the key stops working; none: never."""
     limits: LimitOptions = LimitOptions()
     """What this key may use."""

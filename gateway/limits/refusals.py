@@ -10,7 +10,7 @@ from gateway.limits.headers import duration, remaining
 from gateway.limits.lease import Stock
 from gateway.limits.plan import Line, Plan
 from gateway.limits.seam import Span
-from gateway.limits.units import MONEY, NANO, PARALLEL, REQUESTS, TOKENS
+from gateway.limits.units import MONEY, NANO, PARALLEL, REQUESTS
 
 _IN: Final = {
     Span.MINUTE: "in any 60 seconds",
@@ -18,29 +18,25 @@ _IN: Final = {
     Span.UTC_DAY: "a day (UTC)",
     Span.UTC_MONTH: "a month (UTC)",
 }
-_CODES: Final = {REQUESTS: "requests_limit", TOKENS: "tokens_limit", PARALLEL: "concurrency"}
 RETRY_S: Final = 1.0
 """Where nobody can say when it will be better."""
 
 
 def over_limit(line: Line, stock: Stock, need: int, now_s: float, more_lines: bytes) -> ApiError:
     """need: units that the call would have reserved."""
-    never = need > line.meter.limit
-    wait_s = max(0.001, stock.retry_at_s - now_s)
-    when = "" if never else f" Try again in {duration(wait_s).decode()}."
-    message = f"{_sentence(line, stock, need)}{when}"
+    message = _sentence(line, stock, need)
+    if line.unit == PARALLEL:
+        return RateLimited(message, code="concurrency", retry_after_s=RETRY_S, more_lines=more_lines)
+    wait_s, again = max(0.001, stock.retry_at_s - now_s), None
+    if need > line.meter.limit:
+        again = False
+    else:
+        message += f" Try again in {duration(wait_s).decode()}."
     if line.unit == MONEY:
         return InsufficientQuota(message, retry_after_s=wait_s, more_lines=more_lines)
-    if line.unit == PARALLEL:
-        wait_s = RETRY_S
-        message = _sentence(line, stock, need)
-    return RateLimited(
-        message,
-        code=_CODES[line.unit],
-        retry_after_s=wait_s,
-        should_retry=False if never else None,
-        more_lines=more_lines,
-    )
+    if line.unit == REQUESTS:
+        return RateLimited(message, code="requests_limit", retry_after_s=wait_s, more_lines=more_lines)
+    return RateLimited(message, code="tokens_limit", retry_after_s=wait_s, should_retry=again, more_lines=more_lines)
 
 
 def without_store(plan: Plan) -> LimitsUnavailable:

@@ -25,6 +25,13 @@ _POLICIES = {
     "least-busy": "least_requests",
     "latency-based-routing": "marginal_latency",
 }
+_BUDGETS = {
+    "1d": "usd_per_day",
+    "24h": "usd_per_day",
+    "30d": "usd_per_month",
+    "1mo": "usd_per_month",
+}
+"""By the duration of a budget."""
 _SECTIONS = {"model_list", "router_settings", "litellm_settings", "general_settings", "credential_list"}
 _TOTAL_S = 600.0
 """What LiteLLM and we both wait at most, unless told otherwise."""
@@ -123,6 +130,7 @@ class _Importer:
         self._aliases()
         self._general_settings()
         self._cache()
+        self._limits()
         self._left_behind()
         return Imported(self._yaml(), self._notes.all(), len(groups))
 
@@ -275,6 +283,24 @@ class _Importer:
         self._result.extra["cache"] = cache
         self._note(("litellm_settings", "cache"), "changed", "answers are kept per gateway worker and tenant")
 
+    def _limits(self) -> None:
+        """Those of the whole proxy."""
+        rule: dict[str, JsonValue] = {}
+        parallel = self._general.get("global_max_parallel_requests")
+        if isinstance(parallel, int) and not isinstance(parallel, bool) and parallel >= 1:
+            rule["parallel"] = parallel
+        budget, time = self._litellm.get("max_budget"), self._litellm.get("budget_duration")
+        if is_number(budget) and budget > 0:
+            window = _BUDGETS.get(text_of(time) or "")
+            if window is None:
+                self._note(("litellm_settings", "max_budget"), "lost", "budgets are for a day or a month")
+            else:
+                rule[window] = budget
+                why = f"{window} counts calendar days and months, UTC"
+                self._note(("litellm_settings", "max_budget"), "changed", why)
+        if rule:
+            self._result.extra["limits"] = [rule]
+
     def _left_behind(self) -> None:
         for key in self._root.keys() - _SECTIONS:
             why = "set these where the gateway is started" if key == "environment_variables" else reason(key)
@@ -285,8 +311,15 @@ class _Importer:
             self._note(("router_settings", "routing_strategy"), "changed", why)
         known_keys = {
             "router_settings": {"routing_strategy", "model_group_alias", "timeout", "stream_timeout", "num_retries"},
-            "litellm_settings": {"cache", "cache_params", "request_timeout", "num_retries"},
-            "general_settings": {"master_key", "max_request_size_mb"},
+            "litellm_settings": {
+                "budget_duration",
+                "cache",
+                "cache_params",
+                "max_budget",
+                "num_retries",
+                "request_timeout",
+            },
+            "general_settings": {"global_max_parallel_requests", "master_key", "max_request_size_mb"},
         }
         for section, known in known_keys.items():
             values = self._root.get(section)

@@ -55,7 +55,7 @@ class Notes:
 _CALLBACK = "callbacks are not run; there are an access log, metrics and OpenTelemetry traces (telemetry)"
 _DATABASE = "there is no database; keys stand in the configuration (auth.keys)"
 _FALLBACK = "fallbacks to other deployments are not carried; within a deployment every replica is tried (attempts)"
-_LIMIT = "request and token limits are not carried yet"
+_LIMIT = "request and token limits are not carried; set them anew (limits, tenants)"
 _REDIS = "gateway workers share nothing over Redis"
 _COOLDOWN = "replicas are taken out and back in by their health, without settings"
 _BODY = "bodies pass through unchanged; the engine decides which parameters it takes"
@@ -84,7 +84,6 @@ REASONS = {
     "enable_pre_call_checks": "the engine refuses what is too long for its context",
     "failure_callback": _CALLBACK,
     "fallbacks": _FALLBACK,
-    "global_max_parallel_requests": "limits in flight are per key (max_parallel) or per replica (max_in_flight)",
     "input_cost_per_token": _PRICE,
     "json_logs": _LOG,
     "max_budget": _LIMIT,

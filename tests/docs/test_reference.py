@@ -65,7 +65,8 @@ def parsed() -> Iterator[tuple[Path, ast.AST]]:
 def codes_of_the_code() -> dict[str, type[ApiError]]:
     """Each code, and the class that it is sent with."""
     by_name = {kind.__name__: kind for kind in kinds()}
-    found = {kind.default_code: kind for kind in kinds() if kind.__subclasses__() == [] or kind is errors.Overloaded}
+    bases = (errors.Overloaded, errors.RateLimited)
+    found = {kind.default_code: kind for kind in kinds() if kind.__subclasses__() == [] or kind in bases}
     found |= {f"{field.removesuffix('_s')}_timeout": errors.UpstreamTimeout for field in Timeouts.__struct_fields__}
     for path, node in parsed():
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
@@ -90,7 +91,9 @@ def test_an_error_is_described_with_its_status_type_and_whether_it_is_retried() 
     for code, status, kind, *_, retried in ERRORS.rows(ERROR_COLUMNS):
         error = known[names(code)[0]]
         assert (int(status), names(kind)[0]) == (error.status, error.type), code
-        assert retried == ("yes" if error.status in (408, 409, 429) or error.status >= 500 else "no"), code
+        again = error.status in (408, 409, 429) or error.status >= 500
+        told_not_to = error is errors.InsufficientQuota
+        assert retried == ("yes" if again and not told_not_to else "no"), code
 
 
 @pytest.mark.parametrize("row", list(ERRORS.rows(ANSWER_COLUMNS)), ids=lambda row: row[0])

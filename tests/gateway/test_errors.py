@@ -14,7 +14,9 @@ from gateway import errors
 from gateway.errors import (
     MAX_RETRY_AFTER_S,
     ApiError,
+    InsufficientQuota,
     InternalError,
+    LimitsUnavailable,
     MethodNotAllowed,
     NoHealthyBackend,
     Overloaded,
@@ -51,9 +53,11 @@ def test_every_error_has_openais_shape_and_its_place_in_the_tree(kind: type[ApiE
 @given(wait_s=st.floats(0, 1e9) | st.integers(0, 10**12))
 def test_every_429_and_503_says_when_to_come_back_within_what_sdks_obey(kind: type[ApiError], wait_s: float) -> None:
     """A20"""
-    assert kind in (RateLimited, Overloaded, NoHealthyBackend)
+    assert kind in (RateLimited, InsufficientQuota, Overloaded, NoHealthyBackend, LimitsUnavailable)
     for error in (kind("x"), kind("x", retry_after_s=wait_s)):
-        match = re.fullmatch(rb"retry-after: (\d+)\r\nretry-after-ms: (\d+)\r\n", error.header_lines())
+        match = re.fullmatch(
+            rb"retry-after: (\d+)\r\nretry-after-ms: (\d+)\r\n(?:x-should-retry: false\r\n)?", error.header_lines()
+        )
         assert match is not None
         seconds, ms = int(match[1]), int(match[2])
         assert 1 <= seconds <= MAX_RETRY_AFTER_S == 120

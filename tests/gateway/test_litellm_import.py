@@ -242,7 +242,7 @@ MODEL = "model_list:\n- model_name: m\n  litellm_params:\n    model: openai/x\n 
         ("    organization: [a, b]", "model_list[0].litellm_params.organization", "an entry for each"),
         ("    timeout: os.environ/T", "model_list[0].litellm_params.timeout", "not a number"),
         ("    litellm_credential_name: x", "model_list[0].litellm_params.litellm_credential_name", 'has no "x"'),
-        ("  rpm: 3", "model_list[0].rpm", "limits are not carried yet"),
+        ("  rpm: 3", "model_list[0].rpm", "limits are not carried"),
         ("  model_info: {id: 1}", "model_list[0].model_info", "not carried yet: id"),
         ("router_settings: [1]", "router_settings", "is not a mapping"),
         ("router_settings: {model_group_alias: {'a b': m}}", 'router_settings.model_group_alias."a b"', "a name is"),
@@ -306,3 +306,20 @@ def test_provider_and_model(model: str, named: str | None, answer: tuple[str | N
 )
 def test_what_is_not_plainly_private_is_cloud(url: str, site: str) -> None:
     assert site_of(url) == site
+
+
+@pytest.mark.parametrize(("duration", "setting"), [("1d", "usd_per_day"), ("30d", "usd_per_month")])
+def test_limits_of_the_whole_proxy_are_carried(duration: str, setting: str) -> None:
+    more = (
+        "general_settings: {global_max_parallel_requests: 50}\n"
+        f"litellm_settings: {{max_budget: 12.5, budget_duration: {duration}}}\n"
+    )
+    result = convert(MODEL + more)
+    (rule,) = parse_config(result.yaml, env={}).limits
+    assert (rule.parallel, float(getattr(rule, setting))) == (50, 12.5)
+    assert "calendar" in notes(result)["litellm_settings.max_budget"]
+
+
+def test_a_budget_for_another_time_is_told_as_lost() -> None:
+    result = convert(MODEL + "litellm_settings: {max_budget: 10, budget_duration: 7d}\n")
+    assert "for a day or a month" in notes(result)["litellm_settings.max_budget"]
