@@ -24,8 +24,9 @@ class QueueOptions(Section):
     age_s: Annotated[float, Field(ge=0.1)] = 10.0
     """A request that has waited this long rises by a class, and so on, up to the best class that waits."""
     weights: dict[Name, Positive] = {}
-    """Shares of tenants, relative to the 1.0 of all others: of service, and of the queue's places when it is full."""
+    """Shares of tenants, in place of their `weight`: of service, and of the queue's places when it is full."""
     classes: dict[Name, Class] = {}
-    """Class of each key's requests, by the key's name; all others have class 0. A lower number goes first, always."""
+    """Class of each key's requests, by the key's name; all others have the `priority` of their tenant. A lower number
+    goes first, always."""
     objectives: dict[Name, Class] = {}
     """Classes that the header `x-gateway-inference-objective` may name. It can lower a request, never raise it."""
