@@ -10,7 +10,7 @@ from gateway.config.base import Port, Positive, Section
 
 
 class Database(Section):
-    """SQLite or PostgreSQL. No request ever waits for it."""
+    """SQLite or PostgreSQL. No request ever waits for it. With a database, every call needs a key."""
 
     url: SecretStr = SecretStr("sqlite:///headrace.db")
     """`sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user:password@host/name`."""
@@ -28,7 +28,7 @@ class Admin(Section):
     """The admin API, on a port of its own. It needs `database`."""
 
     host: str = "127.0.0.1"
-    """Address to bind."""
+    """Address to bind. With `server.tls` it serves HTTPS, with the same certificate."""
     port: Port = 9090
     """TCP port; 0 takes a free one."""
     requests_per_second: Positive = 20.0
