@@ -6,12 +6,9 @@ Each is checked, compared, put in place of the one before, and remembered; one a
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -19,7 +16,7 @@ import msgspec
 from gateway.clock import wall_time_s
 from gateway.config import Config
 from gateway.config.dump import Difference, differences, effective, summary, to_yaml
-from gateway.config.history import Entry, History
+from gateway.config.history import Entry
 from gateway.config.live import (
     MAX_TEXT_BYTES,
     OF_THE_FILE,
@@ -37,12 +34,13 @@ from gateway.config.live import (
     Text,
 )
 from gateway.config.live import History as Told
-from gateway.config.load import LoadedConfig, load_text, override
-from gateway.config.problems import ConfigError, KeyPath
+from gateway.config.load import LoadedConfig
+from gateway.config.problems import ConfigError
 from gateway.config.secrets import secrets_of
 from gateway.config.version import Version, digest_of
-from gateway.config.watch import Parsed, read_text
+from gateway.config.watch import Parsed
 from gateway.process.banner import Console
+from gateway.process.beginning import Beginning, hash_of
 from gateway.process.engine_set import in_thread
 from gateway.telemetry import Snapshot
 from gateway.telemetry.series import CONFIG_REJECTED
@@ -57,83 +55,6 @@ SHOWN_CHANGES = 8
 
 class CannotSwitch(Exception):
     """A configuration is right, and yet cannot serve; the message says why."""
-
-
-class Reader:
-    """Makes configurations of texts, with what the command line replaces in them.
-
-    file: the gateway's own; None: it has none.
-    """
-
-    def __init__(self, file: Path | None, overrides: Mapping[KeyPath, object]) -> None:
-        self.file = file
-        self._overrides = overrides
-
-    @property
-    def name(self) -> str:
-        """The file's whole path; empty: there is none."""
-        return str(self.file.absolute()) if self.file is not None else ""
-
-    def load(self, text: str, name: str) -> LoadedConfig:
-        """Raises ConfigError: it is not usable."""
-        found = load_text(text, name)
-        return LoadedConfig(override(found.config, self._overrides), found.warnings, None)
-
-    def load_file(self, text: str) -> LoadedConfig:
-        """`load` for what is in the gateway's own file."""
-        return self.load(text, str(self.file))
-
-    def text(self) -> str:
-        """Raises ConfigError: the file cannot be read."""
-        assert self.file is not None
-        return read_text(self.file)
-
-
-@dataclass(frozen=True, slots=True)
-class Beginning:
-    """What serves first. `base`: a hash of the file's text now; `text`: that text."""
-
-    config: Config
-    entry: Entry
-    history: History
-    reader: Reader
-    text: str
-    base: str
-
-    @classmethod
-    def of(cls, config: Config, reader: Reader, folder: Path) -> Beginning:
-        """config: what the file, or the command line, comes to.
-
-        What was applied over the file goes on serving after a restart, for as long as the file stays what it was then:
-        the last word counts, whoever said it. Blocks.
-        """
-        history = History(folder)
-        try:
-            text = reader.text() if reader.file is not None else _written(config)
-        except ConfigError:
-            text = ""  # gone since it was read; the watch tells
-        base, newest = _hash(text), history.newest
-        if newest is not None and newest.outlives(reader.name, base):
-            try:
-                return cls(reader.load(newest.text, newest.name).config, newest, history, reader, text, base)
-            except ConfigError as error:
-                logger.warning(
-                    "%s, which served last, is not usable any more, the file serves:\n%s", newest.name, error
-                )
-        digest = digest_of(config, history.salt)
-        if newest is not None and (newest.version.digest, newest.file) == (digest, reader.name):
-            return cls(config, msgspec.structs.replace(newest, base=base), history, reader, text, base)
-        entry = Entry(
-            version=Version(history.next_number(), digest),
-            at=wall_time_s(),
-            origin="start",
-            who="",
-            text=text,
-            name=str(reader.file or "command line"),
-            file=reader.name,
-            base=base,
-        )
-        return cls(config, entry, history, reader, text, base)
 
 
 class _Job(NamedTuple):
@@ -214,7 +135,7 @@ class LiveConfig:
             text = await in_thread(self.reader.text)
         except ConfigError as error:
             return self._refused(Propose(text="", origin="signal"), [str(error)])
-        base = _hash(text)
+        base = hash_of(text)
         if base == self._base:
             given = Propose(text=self.entry.text, name=self.entry.name, origin="signal")
         else:
@@ -227,7 +148,7 @@ class LiveConfig:
             self._refused(Propose(text="", origin="file"), [str(problem) for problem in parsed.error.problems])
         elif parsed.loaded is not None:
             given = Propose(text=parsed.text, name=str(self.reader.file), origin="file")
-            await self.propose(given, loaded=parsed.loaded, base=_hash(parsed.text))
+            await self.propose(given, loaded=parsed.loaded, base=hash_of(parsed.text))
 
     async def answer(self, question: Question) -> Answer:
         match question:
@@ -390,7 +311,7 @@ class LiveConfig:
                 return ""
         except ConfigError as error:
             return f"{file} is not usable, so that it does not serve: {error.problems[0]}"
-        if _hash(text) == self._base:
+        if hash_of(text) == self._base:
             return (
                 f"{file} is as it was when this was applied over it, and does not serve; a change of it replaces this"
             )
@@ -466,12 +387,3 @@ def _unknown(number: int | None) -> Failed:
 
 def _by(who: str) -> str:
     return f", by {who}" if who else ""
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _written(config: Config) -> str:
-    """A configuration that was never a text, as one."""
-    return to_yaml(config.model_dump(mode="json", exclude_unset=True))

@@ -17,11 +17,12 @@ from gateway.config.history import Entry
 from gateway.config.watch import Watch
 from gateway.process import control_socket
 from gateway.process.banner import Console, shown_url
+from gateway.process.beginning import Beginning
 from gateway.process.control_socket import ControlSocket
 from gateway.process.engine_set import Engines, in_thread, together
 from gateway.process.forks import Nursery
 from gateway.process.listener import CannotListen, bind
-from gateway.process.live_config import Beginning, CannotSwitch, LiveConfig
+from gateway.process.live_config import CannotSwitch, LiveConfig
 from gateway.process.machine import notify, reap_orphans, state_folder, usable_cores
 from gateway.process.office import Office
 from gateway.process.store import EmbeddedStore

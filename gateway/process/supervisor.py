@@ -28,7 +28,7 @@ def run(config: Config, source: Path | None, overrides: Mapping[KeyPath, object]
     _log_to_stderr(console, config)
     console.hello()
     # Only now: a person sees something at once, and the rest takes its time.
-    from gateway.process.live_config import Beginning, Reader
+    from gateway.process.beginning import Beginning, Reader
     from gateway.process.supervision import Supervisor
 
     beginning = Beginning.of(config, Reader(source, overrides or {}), state_folder() / "config-history")

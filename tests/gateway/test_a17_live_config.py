@@ -30,7 +30,8 @@ from gateway.config.live import (
     Text,
 )
 from gateway.process.banner import Console
-from gateway.process.live_config import Beginning, CannotSwitch, LiveConfig, Reader
+from gateway.process.beginning import Beginning, Reader
+from gateway.process.live_config import CannotSwitch, LiveConfig
 from gateway.telemetry import merge, render
 
 
