@@ -113,6 +113,9 @@ local function change_sliding(key, span_us, slot, number, units)
     end
     units = math.max(units, -tonumber(call('HGET', key, whole(slot)) or 0))
   end
+  if units == 0 then -- "-0" is no number to HINCRBY
+    return
+  end
   call('HINCRBY', key, whole(slot), whole(units))
   call('HINCRBY', key, 't', whole(units))
   call('PEXPIRE', key, whole(COUNTED * width / 1000 + 1000))
@@ -186,6 +189,9 @@ local function change_calendar(key, span, slot, number, units)
       return
     end
     units = math.max(units, -tonumber(call('HGET', key, whole(slot)) or 0))
+  end
+  if units == 0 then -- "-0" is no number to HINCRBY
+    return
   end
   call('HINCRBY', key, whole(slot), whole(units))
 end

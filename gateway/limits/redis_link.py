@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hashlib import sha1
 from typing import Any, NamedTuple, TypeAlias
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from gateway.config import Redis as Options
 from gateway.limits.seam import StoreLost
@@ -16,6 +16,10 @@ from gateway.redis_client import CONNECT_S, hang_up, open_client, ping, pipeline
 
 Answer: TypeAlias = Any
 """What the script returns: whole numbers, or one."""
+
+
+class Refused(StoreLost):
+    """All calls were answered, and to one of them the server will never say anything else."""
 
 
 class Call(NamedTuple):
@@ -55,6 +59,7 @@ class RedisLink:
 
         Raises:
             StoreLost: not all of them came in time; nobody knows which calls were carried out.
+            Refused: they came, but one of them is an error that stays.
         """
         loop = asyncio.get_running_loop()
         asked = _Asked(calls, loop.create_future())
@@ -110,8 +115,7 @@ class RedisLink:
             return
         start = 0
         for one in asked:
-            if not one.answers.done():
-                one.answers.set_result(answers[start : start + len(one.calls)])
+            _settle(one.answers, answers[start : start + len(one.calls)])
             start += len(one.calls)
 
     async def _round(self, calls: Sequence[Call]) -> list[Answer]:
@@ -122,7 +126,7 @@ class RedisLink:
             for index, answer in zip(unknown, again, strict=True):
                 answers[index] = answer
         for answer in answers:
-            if isinstance(answer, Exception):
+            if isinstance(answer, Exception) and not _stays(answer):
                 raise answer
         return answers
 
@@ -145,6 +149,21 @@ class RedisLink:
 
     def _too_slow(self) -> str:
         return f"redis: no answer within redis.timeout_s of {self._timeout_s:g} s"
+
+
+def _settle(waiting: asyncio.Future[list[Answer]], answers: list[Answer]) -> None:
+    if waiting.done():
+        return
+    refusal = next((answer for answer in answers if isinstance(answer, Exception)), None)
+    if refusal is None:
+        waiting.set_result(answers)
+    else:
+        waiting.set_exception(Refused(_told(refusal)))
+
+
+def _stays(error: Exception) -> bool:
+    """Out of memory, read-only, loading, down: what passes has a class of its own in redis-py."""
+    return type(error) is ResponseError
 
 
 def _told(error: Exception) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from gateway.clock import Clock
 from gateway.config import Redis as Options
-from gateway.limits.redis_link import Call, RedisLink
+from gateway.limits.redis_link import Call, RedisLink, Refused
 from gateway.limits.seam import Change, Grant, Meter, Span, StoreLost, Want
 
 MAX_KEPT = 20_000
@@ -108,7 +108,14 @@ class RedisStore:
         calls = [call for batch in sent for call in batch.calls]
         if not calls and not more:
             return
-        await self._link.ask([*calls, *more])
+        try:
+            await self._link.ask([*calls, *more])
+        except Refused:  # all others were carried out, and this one never will be
+            self._forget(sent)
+            raise
+        self._forget(sent)
+
+    def _forget(self, sent: Sequence[_Batch]) -> None:
         for batch in sent:
             if self._unsettled and self._unsettled[0] is batch:
                 self._unsettled.popleft()

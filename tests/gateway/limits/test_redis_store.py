@@ -71,6 +71,16 @@ async def test_numbers_are_exact_to_two_to_the_53(valkey: Valkey) -> None:
         assert [await taken(two, USD, USD.limit), await taken(two, USD, 1)] == [8_999_999_999_999_998, 0]
 
 
+async def test_no_more_comes_back_than_was_leased(valkey: Valkey) -> None:
+    async with stores(at(valkey)) as (store,):
+        grants = await store.take([Want(meter, 2, 2) for meter in ALL])
+        for _ in range(2):
+            await store.change([Change(meter, grant.slot, -3) for meter, grant in zip(ALL, grants, strict=True)])
+        assert "unsettled=0" in repr(store)
+        again = await store.take([Want(meter, 1, meter.limit + 1) for meter in ALL])
+        assert [grant.amount for grant in again] == [meter.limit for meter in ALL]
+
+
 async def test_what_is_asked_at_once_goes_in_one_round_trip_and_in_order(valkey: Valkey) -> None:
     async with stores(at(valkey)) as (store,):
         assert await store.take([]) == []
@@ -239,6 +249,17 @@ async def test_a_server_that_refuses_is_lost_with_its_own_words(valkey: Valkey, 
         await valkey.do("REPLICAOF", "NO", "ONE")
         await client.flushall()
         assert await taken(store, MINUTE, 1) == 1
+
+
+async def test_a_correction_that_is_refused_for_good_does_not_hold_up_the_others(valkey: Valkey) -> None:
+    async with stores(at(valkey)) as (store,), valkey.client() as client:
+        [grant] = await store.take([Want(DAY, 10, 10)])
+        await client.set("{headrace:acme|requests|minute}", "text")
+        await store.change([Change(DAY, grant.slot, -4)])
+        await store.change([Change(MINUTE, grant.slot, -4)])
+        await store.change([Change(DAY, grant.slot, -4)])
+        assert "connected waiting=0> unsettled=0" in repr(store)
+        assert (await store.take([Want(DAY, 1, 1)]))[0].left == DAY.limit - 3
 
 
 # Where it is
