@@ -139,13 +139,17 @@ def _recompute(config: Config, database: Database, query: Query, *, as_json: boo
     else:
         for line in _sentences(found):
             typer.echo(line)
-    if found.wrong.calls or found.difference_usd.strip("-0."):
+    if found.missing or found.wrong.calls or found.difference_usd.strip("-0."):
         raise typer.Exit(1)
 
 
 def _sentences(found: Recomputed) -> Iterator[str]:
     yield f"{found.calls:,} calls cost {found.usd} USD as summed, {found.recomputed_usd} USD as recomputed"
     yield "the sums are the same" if not found.difference_usd.strip("-0.") else f"difference {found.difference_usd} USD"
+    if found.since is not None:
+        yield f"records before {found.since} were deleted (database.usage_days): their sums are not compared"
+    if found.missing:
+        yield f"{found.missing:,} calls were summed, and their records are gone"
     if found.wrong.calls:
         yield f"{_named(found.wrong)}: their records say another amount than their tokens and prices come to"
     if found.not_kept.calls:

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import datetime
 import logging
 import os
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from decimal import ROUND_FLOOR, Decimal
-from itertools import islice
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-import msgspec
-from sqlalchemy import Connection, Table, delete, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import delete, select
 
 from gateway.backoff import Backoff
 from gateway.clock import Clock, wall_time_s
 from gateway.database import Database, DatabaseError
 from gateway.usage.frames import Item
-from gateway.usage.record import EXACT, Tariff, UsageRecord
+from gateway.usage.record import UsageRecord
 from gateway.usage.segments import Look, hold, look, make_folder, segments, set_aside
-from gateway.usage.tables import usage, usage_positions, usage_prices
+from gateway.usage.store import Row, day_of, forget_before, put, store
+from gateway.usage.tables import usage, usage_positions
 
 logger = logging.getLogger(__name__)
 
 EVERY_S: Final = 0.5
 """How often the segments are looked at while nothing new is found."""
-BATCH: Final = 500
-"""Rows of one statement."""
 WITHIN_S: Final = 60.0
 """Longest that the database may take for what is stored at once."""
 LAST_S: Final = 2.0
@@ -40,8 +34,6 @@ PRUNE_S: Final = 3600.0
 _PRUNED_AT_ONCE: Final = 10_000
 _KEPT_POSITIONS_S: Final = 30 * 86_400.0
 """Positions are deleted with their segment. What a crash in between leaves stays for so long."""
-
-Row = dict[str, object]
 
 
 class Intake:
@@ -72,17 +64,20 @@ class Intake:
         return count
 
     def prune(self, days: int | None) -> int:
-        """Delete records older than so many days. Returns how many were.
+        """Delete records of days before so many days; their sums stay. Returns how many were.
 
         Raises:
             DatabaseGone: some may be deleted, and some not.
         """
         now_s = wall_time_s()
+        first = 0 if days is None else day_of(now_s - days * 86_400)
         with self._database.write() as connection:
+            if first:
+                forget_before(connection, first)
             connection.execute(delete(usage_positions).where(usage_positions.c.at < now_s - _KEPT_POSITIONS_S))
         count = 0
-        if days is not None:
-            old = select(usage.c.id).where(usage.c.day < day_of(now_s - days * 86_400)).limit(_PRUNED_AT_ONCE)
+        if first:
+            old = select(usage.c.id).where(usage.c.day < first).limit(_PRUNED_AT_ONCE)
             while deleted := self._delete(old.scalar_subquery()):
                 count += deleted
         return count
@@ -197,55 +192,3 @@ async def _held(folder: Path, clock: Clock) -> contextlib.ExitStack:
 def _hold(folder: Path) -> int | None:
     make_folder(folder)
     return hold(folder)
-
-
-def store(connection: Connection, items: Iterable[Item]) -> None:
-    """Insert what is not there yet."""
-    rows: list[Row] = []
-    prices: list[Row] = []
-    for item in items:
-        if isinstance(item, Tariff):
-            price = msgspec.json.encode(item.price).decode()
-            prices.append({"version": item.version, "model": item.model, "price": price})
-        else:
-            rows.append(row_of(item))
-    put(connection, usage_prices, prices)
-    put(connection, usage, rows)
-
-
-def put(connection: Connection, table: Table, rows: Sequence[Row], changes: Sequence[str] = ()) -> None:
-    """Insert rows; of those whose primary key is there already, `changes` are updated."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table)
-    if changes:
-        updates = {name: statement.excluded[name] for name in changes}
-        statement = statement.on_conflict_do_update(index_elements=list(table.primary_key), set_=updates)
-    else:
-        statement = statement.on_conflict_do_nothing()
-    for batch in _batches(rows):
-        connection.execute(statement, batch)
-
-
-def row_of(record: UsageRecord) -> Row:
-    nano, atto = parts_of(record.usd)
-    row: Row = msgspec.structs.asdict(record)
-    return row | {"day": day_of(record.at), "nano_usd": nano, "atto_usd": atto}
-
-
-def parts_of(usd: str) -> tuple[int, int]:
-    """Billionths of a US dollar, and billionths of these. What is smaller still is in the text alone."""
-    nano = EXACT.scaleb(Decimal(usd or 0), 9)
-    whole = nano.to_integral_value(ROUND_FLOOR)
-    return int(whole), int(EXACT.scaleb(nano - whole, 9))
-
-
-def day_of(at_s: float) -> int:
-    """The day in UTC, as the number YYYYMMDD."""
-    day = datetime.datetime.fromtimestamp(at_s, datetime.UTC)
-    return day.year * 10_000 + day.month * 100 + day.day
-
-
-def _batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
-    left = iter(rows)
-    while batch := list(islice(left, BATCH)):
-        yield batch

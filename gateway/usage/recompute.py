@@ -14,8 +14,9 @@ from gateway.database import Database
 from gateway.prices import Price, cost
 from gateway.record import Usage
 from gateway.usage.record import EXACT, plain
-from gateway.usage.report import Query, sum_of
-from gateway.usage.tables import usage, usage_prices
+from gateway.usage.report import Query, day_text, see_one_moment, sum_of
+from gateway.usage.store import kept_since
+from gateway.usage.tables import usage, usage_days, usage_prices
 
 WITHIN_S = 3600.0
 NAMED = 100
@@ -35,6 +36,8 @@ class Named(BaseModel):
 class Recomputed(BaseModel):
     """usd: as the reports sum it. recomputed_usd: from tokens and prices, call by call.
 
+    calls:       whose records are there. missing: those that were summed, and whose records are gone.
+    since:       records of days before were deleted as the configuration says, and are left out here.
     wrong:       calls that cost something else than their records say.
     not_kept:    calls whose price is not kept, so that their records are taken at their word.
     other_versions: calls reckoned by other prices than today's, by the version of these.
@@ -43,6 +46,8 @@ class Recomputed(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     calls: int
+    missing: int
+    since: str | None
     usd: str
     recomputed_usd: str
     difference_usd: str
@@ -80,11 +85,13 @@ def recompute(database: Database, query: Query, version: str) -> Recomputed:
         DatabaseGone: also if it takes longer than `WITHIN_S`.
     """
     with database.read(WITHIN_S) as connection:
-        prices = _prices(connection)
-        sums = select(func.coalesce(func.sum(usage.c.nano_usd), 0), func.coalesce(func.sum(usage.c.atto_usd), 0))
-        nano, atto = map(int, connection.execute(query.narrowed(sums)).one())
+        see_one_moment(connection)
+        prices, since = _prices(connection), kept_since(connection)
+        summed, stored = _summed(connection, query, since)
         calls, again, odd, versions = 0, Decimal(0), _Tally(), _Tally()
-        rows = connection.execution_options(yield_per=_ROWS).execute(query.narrowed(select(usage)))
+        rows = connection.execution_options(yield_per=_ROWS).execute(
+            query.narrowed(select(usage), usage).where(usage.c.day >= since)
+        )
         for row in rows:
             calls += 1
             usd, kind = _again(row, prices)
@@ -93,9 +100,10 @@ def recompute(database: Database, query: Query, version: str) -> Recomputed:
                 odd.add(kind, row.id)
             if row.price_version and row.price_version != version:
                 versions.add(row.price_version, row.id)
-    stored = sum_of(nano, atto)
     return Recomputed(
         calls=calls,
+        missing=summed - calls,
+        since=day_text(since) if since else None,
         usd=plain(stored),
         recomputed_usd=plain(again),
         difference_usd=plain(EXACT.subtract(again, stored)),
@@ -104,6 +112,14 @@ def recompute(database: Database, query: Query, version: str) -> Recomputed:
         not_kept=odd.named("not_kept"),
         other_versions={kind: versions.named(kind) for kind in versions.kinds()},
     )
+
+
+def _summed(connection: Connection, query: Query, since: int) -> tuple[int, Decimal]:
+    """Calls and money, as the reports sum them."""
+    names = ("calls", "nano_usd", "atto_usd")
+    sums = query.narrowed(select(*(func.coalesce(func.sum(usage_days.c[name]), 0) for name in names)))
+    calls, nano, atto = map(int, connection.execute(sums.where(usage_days.c.day >= since)).one())
+    return calls, sum_of(nano, atto)
 
 
 def _prices(connection: Connection) -> dict[tuple[str, str], Price]:

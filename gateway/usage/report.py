@@ -12,11 +12,11 @@ from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import ColumnElement, Connection, Integer, Select, case, cast, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Integer, Select, Table, cast, func, literal_column, select
 
 from gateway.database import Database
 from gateway.usage.record import EXACT, plain
-from gateway.usage.tables import usage
+from gateway.usage.tables import SUMMED, TOKENS, usage_days
 
 WITHIN_S = 300.0
 """Longest that a report may take."""
@@ -35,31 +35,22 @@ class By(enum.StrEnum):
 
 
 _COLUMNS: dict[str, ColumnElement[Any]] = {
-    "day": usage.c.day,
+    "day": usage_days.c.day,
     # PostgreSQL groups by an expression only where it is the same to the letter, which parameters are not.
-    "month": cast((usage.c.day - usage.c.day % literal_column("100")) / literal_column("100"), Integer),
-    "tenant": usage.c.tenant,
-    "team": usage.c.team,
-    "key": usage.c.key_name,
-    "key_id": usage.c.key_id,
-    "deployment": usage.c.deployment,
-    "variant": usage.c.variant,
+    "month": cast((usage_days.c.day - usage_days.c.day % literal_column("100")) / literal_column("100"), Integer),
+    "tenant": usage_days.c.tenant,
+    "team": usage_days.c.team,
+    "key": usage_days.c.key_name,
+    "key_id": usage_days.c.key_id,
+    "deployment": usage_days.c.deployment,
+    "variant": usage_days.c.variant,
 }
 _TOLD: dict[By, tuple[str, ...]] = {
     By.TEAM: ("tenant", "team"),
     By.KEY: ("tenant", "key", "key_id"),
     By.VARIANT: ("deployment", "variant"),
 }
-_TOKENS = ("prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens")
-_SUMS: tuple[ColumnElement[Any], ...] = (
-    func.count(),
-    *(func.coalesce(func.sum(case((usage.c.outcome == outcome, 1), else_=0)), 0) for outcome in ("ok", "refused")),
-    *(func.coalesce(func.sum(usage.c[name]), 0) for name in _TOKENS),
-    func.coalesce(func.sum(case((usage.c.estimated, 1), else_=0)), 0),
-    func.coalesce(func.sum(case((usage.c.usd == "", 1), else_=0)), 0),
-    func.coalesce(func.sum(usage.c.nano_usd), 0),
-    func.coalesce(func.sum(usage.c.atto_usd), 0),
-)
+_SUMS = tuple(func.coalesce(func.sum(usage_days.c[name]), 0) for name in SUMMED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +72,16 @@ class Query:
     def columns(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for by in self.by for name in _TOLD.get(by, (str(by),))))
 
-    def narrowed(self, statement: Select[Any]) -> Select[Any]:
+    def narrowed(self, statement: Select[Any], table: Table = usage_days) -> Select[Any]:
         if self.since is not None:
-            statement = statement.where(usage.c.day >= number_of(self.since))
+            statement = statement.where(table.c.day >= number_of(self.since))
         if self.until is not None:
-            statement = statement.where(usage.c.day <= number_of(self.until))
+            statement = statement.where(table.c.day <= number_of(self.until))
         for column, wanted in (
-            (usage.c.tenant, self.tenant),
-            (usage.c.team, self.team),
-            (usage.c.key_name, self.key),
-            (usage.c.deployment, self.deployment),
+            (table.c.tenant, self.tenant),
+            (table.c.team, self.team),
+            (table.c.key_name, self.key),
+            (table.c.deployment, self.deployment),
         ):
             if wanted is not None:
                 statement = statement.where(column == wanted)
@@ -144,6 +135,7 @@ def report(database: Database, query: Query, within_s: float = WITHIN_S) -> Repo
         DatabaseGone: also if it takes longer than `within_s`.
     """
     with database.read(within_s) as connection:
+        see_one_moment(connection)
         (total,) = _lines(connection, query, ())
         lines = _lines(connection, query, query.columns) if query.by else []
     return Report(since=query.since, until=query.until, by=list(query.by), lines=lines, total=total)
@@ -165,6 +157,18 @@ def number_of(day: datetime.date) -> int:
     return day.year * 10_000 + day.month * 100 + day.day
 
 
+def see_one_moment(connection: Connection) -> None:
+    """From now on what is read is what was there at the first query, whatever others write. At the very beginning."""
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+
+def day_text(number: int) -> str:
+    """YYYY-MM-DD of YYYYMMDD."""
+    text = str(number)
+    return f"{text[:4]}-{text[4:6]}-{text[6:]}"
+
+
 def sum_of(nano: int, atto: int) -> Decimal:
     """US dollars, exactly, from sums of billionths and of billionths of these."""
     return EXACT.scaleb(Decimal(nano * 10**9 + atto), -18)
@@ -172,7 +176,7 @@ def sum_of(nano: int, atto: int) -> Decimal:
 
 def _lines(connection: Connection, query: Query, columns: Sequence[str]) -> list[Line]:
     groups = [_COLUMNS[name].label(f"by_{name}") for name in columns]
-    statement = query.narrowed(select(*groups, *_SUMS).select_from(usage))
+    statement = query.narrowed(select(*groups, *_SUMS).select_from(usage_days))
     if groups:
         statement = statement.group_by(*groups).order_by(*groups)
     return [_line(columns, row) for row in connection.execute(statement)]
@@ -180,7 +184,7 @@ def _lines(connection: Connection, query: Query, columns: Sequence[str]) -> list
 
 def _line(columns: Sequence[str], row: Sequence[Any]) -> Line:
     calls, fine, refused, *tokens, estimated, unpriced, nano, atto = map(int, row[len(columns) :])
-    sums: dict[str, Any] = dict(zip(_TOKENS, tokens, strict=True))
+    sums: dict[str, Any] = dict(zip(TOKENS, tokens, strict=True))
     sums |= {name: _shown(name, value) for name, value in zip(columns, row, strict=False)}
     return Line(
         calls=calls,
@@ -194,7 +198,7 @@ def _line(columns: Sequence[str], row: Sequence[Any]) -> Line:
 
 
 def _shown(name: str, value: Any) -> str:
-    text = str(value)
     if name == "day":
-        return f"{text[:4]}-{text[4:6]}-{text[6:]}"
+        return day_text(value)
+    text = str(value)
     return f"{text[:4]}-{text[4:]}" if name == "month" else text

@@ -17,7 +17,7 @@ usage = Table(
     Column("day", Integer, nullable=False),
     Column("tenant", _NAME, nullable=False),
     Column("team", _NAME, nullable=False),
-    Column("key_id", String(64), nullable=False),
+    Column("key_id", _NAME, nullable=False),
     Column("key_name", _NAME, nullable=False),
     Column("deployment", _NAME, nullable=False),
     Column("variant", _NAME, nullable=False),
@@ -30,8 +30,6 @@ usage = Table(
     Column("completion_tokens", Count, nullable=False),
     Column("reasoning_tokens", Count, nullable=False),
     Column("usd", Text, nullable=False),
-    Column("nano_usd", Count, nullable=False),
-    Column("atto_usd", Count, nullable=False),
     Column("price_version", String(64), nullable=False),
     Column("ttft_s", Double),
     Column("duration_s", Double, nullable=False),
@@ -47,9 +45,22 @@ usage = Table(
 )
 """One row for each call; see `gateway.usage.record.UsageRecord`.
 
-day: in UTC, as the number YYYYMMDD. `usd` is the amount; so that sums of it are exact in any database, it is there as
-integers as well: nano_usd x 1e-9 + atto_usd x 1e-18, the latter below one of the former.
+day: in UTC, as the number YYYYMMDD.
 """
+
+GROUPED = ("day", "tenant", "team", "key_id", "key_name", "deployment", "variant")
+TOKENS = ("prompt_tokens", "cached_tokens", "cache_write_tokens", "completion_tokens", "reasoning_tokens")
+SUMMED = ("calls", "ok", "refused", *TOKENS, "estimated", "unpriced", "nano_usd", "atto_usd")
+
+usage_days = Table(
+    "usage_days",
+    metadata,
+    *(Column(name, Integer if name == "day" else _NAME, primary_key=True, autoincrement=False) for name in GROUPED),
+    *(Column(name, Count, nullable=False) for name in SUMMED),
+)
+"""Sums of the rows of `usage`, added up in the transaction that inserts them: so that a report of a year reads
+thousands of rows, not billions. They outlive the rows. So that sums of money are exact in any database, it is in
+integers: nano_usd x 1e-9 + atto_usd x 1e-18."""
 
 usage_prices = Table(
     "usage_prices",

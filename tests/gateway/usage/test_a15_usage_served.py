@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ async def test_a07_every_call_is_in_the_database_with_its_exact_cost(database_ur
                 assert (row.variant, row.pool, row.engine_model, row.outcome) == ("v", "p", "m", "ok")
                 assert row.prompt_tokens > 0 and row.completion_tokens > 0
                 micro = 3 * (row.prompt_tokens - row.cached_tokens) + 15 * row.completion_tokens
-                assert row.nano_usd == 1000 * micro + 300 * row.cached_tokens
+                assert Decimal(row.usd) == (micro + Decimal("0.3") * row.cached_tokens) / 1_000_000
             assert (refused.status, refused.outcome, refused.usd) == (400, "refused", "0")
             version = (await asyncio.to_thread(pricing_of, server.gateway.config)).version
             again = await there.ask(recompute, Query(), version)
@@ -76,7 +77,7 @@ async def test_a_cached_answer_is_told_and_costs_nothing(tmp_path: Path) -> None
             assert await ask(server, chat()) == 200
         first, again = await there.rows(2)
         assert (first.cache, again.cache, again.usd) == ("miss", "hit", "0")
-        assert first.nano_usd > 0 and again.prompt_tokens == first.prompt_tokens
+        assert Decimal(first.usd) > 0 and again.prompt_tokens == first.prompt_tokens
 
 
 async def test_without_a_database_nothing_is_spooled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from gateway.office.api.access import Actor
 from gateway.office.api.state import OfficeState
 from gateway.office.desk import Desk, Opener
 from gateway.record import Record
-from gateway.usage.intake import store
+from gateway.usage.store import store
 from tests.gateway.usage.calls import call, kept
 
 

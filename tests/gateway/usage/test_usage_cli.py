@@ -8,12 +8,13 @@ import json
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from gateway.database import open_database
 from gateway.prices import PriceTable, shipped
-from gateway.usage.intake import Intake, store
+from gateway.usage.intake import Intake
 from gateway.usage.record import version_of
+from gateway.usage.store import forget_before, store
 from gateway.usage.tables import usage
 from tests.gateway.test_cli import Answer
 from tests.gateway.usage.calls import call, kept, pricing, spool_in
@@ -78,9 +79,13 @@ def test_a07_recompute_names_what_differs_and_fails(config: Path, tmp_path: Path
     with database.write() as connection:
         store(connection, [kept(call(engine_model="x"), "other", prices=older)])
         connection.execute(update(usage).where(usage.c.request_id == "req_1").values(usd="2"))
+        connection.execute(delete(usage).where(usage.c.request_id == "req_2"))
+        forget_before(connection, 20000101)
     database.close()
     answer = asked(config, "--recompute")
     assert answer.status == 1
+    assert "records before 2000-01-01 were deleted" in answer.out
+    assert "1 calls were summed, and their records are gone" in answer.out and "difference -2.5 USD" in answer.out
     assert "1 calls (other): reckoned by prices of version " + older.version in answer.out
     assert "the prices that they were reckoned by are not kept" in answer.out
     assert "their records say another amount" in answer.out

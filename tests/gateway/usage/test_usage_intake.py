@@ -25,7 +25,8 @@ from gateway.usage.frames import framed
 from gateway.usage.intake import Intake, run_intake
 from gateway.usage.record import UsageRecord
 from gateway.usage.segments import DAMAGED, SUFFIX, create, hold, segments
-from gateway.usage.tables import usage, usage_positions, usage_prices
+from gateway.usage.store import day_of
+from gateway.usage.tables import usage, usage_days, usage_positions, usage_prices
 from tests.gateway.usage.calls import call, kept, spool_in
 from tests.harness import settled
 
@@ -68,7 +69,7 @@ def test_a15_what_was_spooled_is_in_the_database_and_its_segment_gone(database: 
     with database.read() as connection:
         row = connection.execute(select(usage)).first()
         assert row is not None
-        assert (row.tenant, row.usd, row.nano_usd, row.atto_usd) == ("acme", "0.00035", 350_000, 0)
+        assert (row.tenant, row.usd, row.day) == ("acme", "0.00035", day_of(row.at))
         assert (row.outcome, row.estimated, row.ttft_s, row.stream) == ("ok", False, 0.25, False)
         assert connection.execute(select(usage_prices.c.model)).scalars().all() == ["gpt-4o"]
 
@@ -311,10 +312,12 @@ class Crashes(RuleBasedStateMachine):
         Intake(self.database, self.path).take_in()
         with self.database.read() as connection:
             found = list(connection.scalars(select(usage.c.id)))
+            summed = connection.scalar(select(func.sum(usage_days.c.calls))) or 0
         self.database.close()
         assert not list(self.path.glob(f"*{SUFFIX}")) and not list(self.path.glob(f"*{DAMAGED}"))
         self.folder.cleanup()
         assert sorted(found) == sorted(self.written)
+        assert summed == len(found)
 
 
 class Leaving(Database):

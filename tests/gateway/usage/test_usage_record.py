@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gateway.record import Record, Usage
-from gateway.usage.intake import day_of, parts_of
 from gateway.usage.record import counts, outcome_of, plain
 from gateway.usage.report import sum_of
+from gateway.usage.store import day_of, parts_of
 from tests.gateway.usage.calls import call, kept, pricing
 
 

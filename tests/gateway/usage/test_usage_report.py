@@ -10,18 +10,21 @@ import random
 from collections.abc import Iterator
 from decimal import Decimal
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from gateway.database import Database, open_database
 from gateway.record import Usage
+from gateway.usage import intake as intake_module
 from gateway.usage.frames import Item
-from gateway.usage.intake import store
+from gateway.usage.intake import Intake
 from gateway.usage.recompute import recompute
 from gateway.usage.record import Pricing, Tariff, UsageRecord
 from gateway.usage.report import By, Line, Query, csv_of, report
+from gateway.usage.store import store
 from gateway.usage.tables import usage
 from tests.gateway.usage.calls import MODEL, call, kept, pricing
 
@@ -187,11 +190,37 @@ def test_a07_calls_reckoned_by_other_prices_are_named_and_still_come_to_the_same
 def test_a07_a_record_that_was_tampered_with_is_found(database: Database) -> None:
     put_in(database, [kept(call(), f"{number}") for number in range(3)])
     with database.write() as connection:
-        connection.execute(update(usage).where(usage.c.id == "1").values(usd="9", nano_usd=9 * 10**9))
-        connection.execute(update(usage).where(usage.c.id == "2").values(nano_usd=1))
+        connection.execute(update(usage).where(usage.c.id == "1").values(usd="9"))
     again = recompute(database, Query(), pricing().version)
-    assert again.wrong.ids == ["1"] and again.wrong.calls == 1
-    assert Decimal(again.difference_usd) == Decimal("0.00035") * 3 - (Decimal("0.00035") + 9 + Decimal("1e-9"))
+    assert (again.wrong.ids, again.wrong.calls, again.difference_usd) == (["1"], 1, "0")
+    with database.write() as connection:
+        connection.execute(update(usage).where(usage.c.id == "2").values(prompt_tokens=1))
+        connection.execute(delete(usage).where(usage.c.id == "0"))
+    again = recompute(database, Query(), pricing().version)
+    assert (again.wrong.ids, again.missing, again.calls) == (["1", "2"], 1, 2)
+    assert Decimal(again.difference_usd) == Decimal("-0.00035") - 99 * Decimal("0.0000025")
+
+
+def test_records_that_come_again_are_summed_once(database: Database) -> None:
+    one, other = kept(call(), "one"), kept(call(), "other")
+    put_in(database, [one, one])
+    put_in(database, [one, other, other])
+    total = report(database, Query()).total
+    assert of(total, "calls", "prompt_tokens", "usd") == (2, 200, "0.0007")
+
+
+def test_sums_outlive_the_records_and_are_then_not_compared(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_in(database, [kept(call(), f"{age}", NOON - age * DAY_S) for age in (0, 1, 2, 3)])
+    monkeypatch.setattr(intake_module, "wall_time_s", lambda: NOON)
+    assert Intake(database, tmp_path).prune(1) == 2
+    assert of(report(database, Query()).total, "calls", "usd") == (4, "0.0014")
+    again = recompute(database, Query(), pricing().version)
+    assert (again.since, again.calls, again.missing) == ("2026-11-21", 2, 0)
+    assert (again.usd, again.difference_usd) == ("0.0007", "0")
+    Intake(database, tmp_path).prune(30)
+    assert recompute(database, Query(), pricing().version).since == "2026-11-21"
 
 
 def test_calls_whose_prices_are_not_kept_are_named(database: Database) -> None:
