@@ -241,7 +241,8 @@ end
 -- What callers ask for
 
 -- Each meter: span, limit, least, most.
--- Answers for each: units, slot, microseconds to spend them in (-1: no end), units left, microseconds until it resets.
+-- Answers for each: units, slot, microseconds to spend them in (-1: no end), units left, microseconds until it resets;
+-- all in one string, which clients read faster than a list.
 local function take()
   local answers = {}
   for index, key in ipairs(KEYS) do
@@ -257,10 +258,10 @@ local function take()
     end
     answer[4], answer[5] = math.max(0, answer[4]), math.max(0, answer[5])
     for _, number in ipairs(answer) do
-      answers[#answers + 1] = number
+      answers[#answers + 1] = whole(number)
     end
   end
-  return answers
+  return table.concat(answers, ' ')
 end
 
 -- First the number of the batch, 0 if it has no receipt; then of each meter: span, slot, units.

@@ -15,7 +15,7 @@ from gateway.limits.seam import StoreLost
 from gateway.redis_client import CONNECT_S, hang_up, open_client, ping, pipeline_of
 
 Answer: TypeAlias = Any
-"""What the script returns: whole numbers, or one."""
+"""What the script returns: bytes, or a whole number."""
 
 
 class Refused(StoreLost):

@@ -68,7 +68,7 @@ class RedisStore:
         began_s = self._clock.monotonic()  # before the server's clock is read: so that no lease seems to last longer
         with self._on_their_way(want.meter for want in wants):
             answers = await self._link.ask([self._take_call(some) for some in self._parts(wants)])
-        numbers = [number for answer in answers for number in answer]
+        numbers = [int(number) for answer in answers for number in answer.split()]
         return [_grant(numbers[start : start + 5], began_s) for start in range(0, len(numbers), 5)]
 
     async def change(self, changes: Sequence[Change]) -> None:
