@@ -32,6 +32,7 @@ from gateway.engine_kinds import make_engine
 from gateway.explain import Explainer
 from gateway.http.asgi import AsgiHandler
 from gateway.http.cors import Cors
+from gateway.http.proxies import proxies_of
 from gateway.http.server import SWEEP_S, HttpConnection
 from gateway.http.state import ServerState
 from gateway.http.tls import server_tls
@@ -159,7 +160,15 @@ class Gateway:
         api = AsgiHandler(create_api(state), "https" if self._tls else "http")
         cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
         routes = Routes(Reception(self.telemetry, clock), self.pipeline, api, cors)
-        self.server = ServerState(config.server, routes.route, routes.refusal, self.telemetry.connections, outbox, cors)
+        self.server = ServerState(
+            config.server,
+            routes.route,
+            routes.refusal,
+            self.telemetry.connections,
+            outbox,
+            cors,
+            proxies_of(config.server.trusted_proxies),
+        )
         self._acceptor: Acceptor | None = None
         self._leaving = False
         self.engines_ready = True

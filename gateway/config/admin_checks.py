@@ -1,7 +1,8 @@
-"""What may be wrong with the admin API."""
+"""What may be wrong with the admin API, and with whom the servers believe."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ _ORIGIN = re.compile(r"https?://[^/?#\s]+")
 def admin_findings(config: Config) -> Iterator[Finding]:
     yield from _address(config)
     yield from _origins(config)
+    yield from _proxies(config)
 
 
 def _address(config: Config) -> Iterator[Finding]:
@@ -42,3 +44,16 @@ def _origins(config: Config) -> Iterator[Finding]:
         if not _ORIGIN.fullmatch(origin.rstrip("/")):
             hint = "write each one out, such as https://console.example"
             yield Finding(("admin", "origins", index), f'"{origin}" is no origin of a page', hint, value=origin)
+
+
+def _proxies(config: Config) -> Iterator[Finding]:
+    for index, network in enumerate(config.server.trusted_proxies):
+        here: KeyPath = ("server", "trusted_proxies", index)
+        try:
+            found = ipaddress.ip_network(network, strict=False)
+        except ValueError as error:
+            yield Finding(here, str(error), "write it as `10.0.0.0/8`", value=network)
+            continue
+        if found.prefixlen == 0:
+            hint = "name the networks of your proxies"
+            yield Finding(here, f'with "{network}" every client says itself who it is', hint, network, "warning")

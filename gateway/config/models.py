@@ -62,6 +62,9 @@ class Server(Section):
     """After SIGTERM: how long answers in flight may take to finish."""
     cors_origins: list[str] = []
     """Browser origins that may call the API; `*` for all."""
+    trusted_proxies: list[str] = []
+    """Networks in CIDR notation of proxies whose `x-forwarded-for` is believed; from others it is ignored. Needed for
+    `networks` of keys where a proxy stands before the gateway."""
     watch_config: bool = True
     """Whether a change of this file takes effect by itself; otherwise SIGHUP makes it."""
 

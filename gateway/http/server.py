@@ -283,6 +283,8 @@ class HttpConnection(asyncio.Protocol):
         if self._unread_since_s:
             sink.pause()
         request = incoming.request(self._client)
+        if self._state.proxies is not None:
+            request.client = self._state.proxies.client_of(request)
         if self._state.cors is not None:
             sink.extra_lines = self._state.cors.lines(request)
         handler = self._state.refusal(incoming.error) if incoming.error else self._state.route(request)

@@ -14,6 +14,7 @@ from gateway.config.version import UNVERSIONED
 from gateway.errors import ApiError
 from gateway.http import Handler, Request
 from gateway.http.cors import Cors
+from gateway.http.proxies import Proxies
 from gateway.telemetry import Gauge
 
 
@@ -37,6 +38,7 @@ class ServerState:
 
     route:    the handler for a request.
     refusal:  the handler that answers with an error.
+    proxies:  None where none is trusted to say who the client is.
     draining: answers are the last ones of their connections.
     version:  of the configuration, for `x-headrace-config`.
     end_lines: header lines that every answer ends with.
@@ -48,6 +50,7 @@ class ServerState:
     connections: Gauge
     outbox: Outbox
     cors: Cors | None = None
+    proxies: Proxies | None = None
     open: set[Connection] = field(default_factory=set)
     draining: bool = False
     version: str = str(UNVERSIONED)

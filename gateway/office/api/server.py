@@ -13,6 +13,7 @@ from gateway.errors import ApiError
 from gateway.http import Handler, Request, Sink
 from gateway.http.asgi import AsgiHandler
 from gateway.http.cors import Cors
+from gateway.http.proxies import proxies_of
 from gateway.http.server import SWEEP_S, HttpConnection
 from gateway.http.state import ServerState
 from gateway.identity import KeyRing
@@ -56,6 +57,7 @@ class AdminServer:
             telemetry.connections,
             Outbox(),
             self._cors,
+            proxies_of(state.config.server.trusted_proxies),
             version=version,
         )
         self._acceptor: Acceptor | None = None

@@ -32,6 +32,13 @@ DATABASE = {"url": "sqlite:///x.db"}
             {"database": DATABASE, "admin": {"origins": ["*", "https://a.example/", "a.example", "https://a/b"]}},
             [f'error: "{origin}" is no origin of a page' for origin in ("*", "a.example", "https://a/b")],
         ),
+        (
+            {"server": {"trusted_proxies": ["10.0.0.0/8", "::1", "proxy", "0.0.0.0/0"]}},
+            [
+                "error: 'proxy' does not appear to be an IPv4 or IPv6 network",
+                'warning: with "0.0.0.0/0" every client says itself who it is',
+            ],
+        ),
     ],
 )
 def test_what_is_odd_about_the_admin_api_is_said(tree: dict[str, Any], said: list[str]) -> None:
