@@ -30,6 +30,7 @@ from tests.gateway.tokens.ranks import rank_file
 from tests.harness import settled
 
 Json = dict[str, Any]
+TINY = Path(__file__).parents[1] / "prompts" / "data" / "tiny"
 TEXT = "word " * 400
 """2,000 bytes, and 8 around them: 502 tokens where nothing was learned."""
 
@@ -101,6 +102,16 @@ async def test_without_a_reader_it_is_estimated_from_the_body(thread: PromptThre
 async def test_a_prompt_of_token_ids_is_counted(thread: PromptThread) -> None:
     given = call(Operation.COMPLETIONS, prompt=[1, 2, 3], max_tokens=7)
     assert await (await desk_of(config(), thread)).cost(given) == Cost(3, 7, 0, estimated=False)
+
+
+async def test_a_variant_with_a_tokenizer_counts_by_it(thread: PromptThread) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    await asyncio.wrap_future(thread.load(TINY))
+    encoder = tokenizers.Tokenizer.from_file(str(TINY / "tokenizer.json"))
+    desk = await desk_of(config({"tokenizer": str(TINY)}), thread)
+    given = call(Operation.COMPLETIONS, prompt="how many tokens has this?", max_tokens=3)
+    expected = len(encoder.encode("how many tokens has this?").ids)
+    assert await desk.cost(given) == Cost(expected, 3, 0, estimated=False)
 
 
 async def test_embeddings_have_no_answer_and_tokenizing_is_free(thread: PromptThread) -> None:
