@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final
 
 import msgspec
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, Table, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.database.schema import settings
@@ -81,8 +81,25 @@ def kept_since(connection: Connection) -> int:
 
 def _insert(connection: Connection, rows: Sequence[Row]) -> list[str]:
     """Returns the ids of those that were not there."""
-    statement = _inserting(connection)(usage).on_conflict_do_nothing().returning(usage.c.id)
+    if connection.dialect.name == "postgresql":
+        return _insert_columns(connection, rows)
+    statement = sqlite.insert(usage).on_conflict_do_nothing().returning(usage.c.id)
     return [one for batch in _batches(rows) for one in connection.execute(statement, batch).scalars()]
+
+
+def _insert_columns(connection: Connection, rows: Sequence[Row]) -> list[str]:
+    """With a parameter for each column in place of each value: a tenth of the driver's time."""
+    columns = {column.name: column.type.compile(connection.dialect) for column in usage.columns}
+    values = ", ".join(f"CAST(:{name} AS {kind}[])" for name, kind in columns.items())
+    statement = text(
+        f"INSERT INTO {usage.name} ({', '.join(columns)}) SELECT * FROM unnest({values})"  # noqa: S608 - no user's text
+        " ON CONFLICT DO NOTHING RETURNING id"
+    )
+    found: list[str] = []
+    for batch in _batches(rows):
+        arrays = {name: [row[name] for row in batch] for name in columns}
+        found += connection.execute(statement, arrays).scalars()
+    return found
 
 
 def _add_up(connection: Connection, records: Iterable[UsageRecord]) -> None:
