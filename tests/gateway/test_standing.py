@@ -120,6 +120,14 @@ async def test_a_tenant_of_a_better_class_goes_first_at_every_deployment() -> No
         assert await order_of(server, engine, asked) == ["app", "batch", "batch"]
 
 
+async def test_a_tenant_with_a_larger_share_has_more_turns_at_every_deployment() -> None:
+    async with (
+        engine_running() as engine,
+        serving(config(engine, {"b": {"weight": 3}}, "a", "b")) as server,
+    ):
+        assert await order_of(server, engine, [("a", {})] * 3 + [("b", {})] * 3) == ["a", "b", "b", "b", "a", "a"]
+
+
 @pytest.mark.parametrize(
     ("trusted", "expected"),
     [
