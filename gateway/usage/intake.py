@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from sqlalchemy import delete, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.backoff import Backoff
 from gateway.clock import Clock, wall_time_s
 from gateway.database import Database, DatabaseError
 from gateway.usage.frames import Item
 from gateway.usage.record import UsageRecord
-from gateway.usage.segments import Look, hold, look, make_folder, segments, set_aside
+from gateway.usage.segments import Look, hold, is_finished, look, make_folder, segments, set_aside
 from gateway.usage.store import Row, day_of, forget_before, put, store
 from gateway.usage.tables import usage, usage_positions
 
@@ -59,8 +60,12 @@ class Intake:
         positions = self._positions()
         count = 0
         for path in found:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 count += self._take_segment(path, positions.get(path.stem, 0))
+            except FileNotFoundError:
+                continue
+            except SQLAlchemyError as error:
+                self._refuse(path, error)
         return count
 
     def prune(self, days: int | None) -> int:
@@ -111,6 +116,13 @@ class Intake:
             store(connection, items)
             place: Row = {"segment": path.stem, "position": position, "at": wall_time_s()}
             put(connection, usage_positions, [place], changes=("position", "at"))
+
+    def _refuse(self, path: Path, error: SQLAlchemyError) -> None:
+        """The database does not take what is there: others must not wait for it. Nothing of it is deleted."""
+        if is_finished(path):
+            kept = set_aside(path)
+            reason = type(getattr(error, "orig", None) or error).__name__
+            logger.error("usage: the database refuses a record of %s (%s); the file stays", kept, reason)
 
     def _put_away(self, path: Path, seen: Look, position: int) -> None:
         """Every record that it has is in the database: `position` is behind the last one."""

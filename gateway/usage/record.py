@@ -17,6 +17,7 @@ EXACT = Context(prec=60, traps=[Inexact])
 _FREE = "0"
 _REFUSED_BEFORE_ADMISSION = "residency_violation"
 _REMEMBERED = 4_096
+MAX_TOKENS = 10**12
 
 
 class UsageRecord(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="call"):
@@ -119,8 +120,8 @@ def counts(record: Record) -> bool:
 
 def usage_record(record: Record, unique_id: str, at: float, pricing: Pricing) -> UsageRecord:
     """What is kept of a call that is over."""
-    used = record.usage
-    usd, version = _priced(record, pricing)
+    used = _plausible(record.usage)
+    usd, version = _priced(record, used, pricing)
     return UsageRecord(
         unique_id,
         record.request_id,
@@ -174,8 +175,22 @@ def plain(usd: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _priced(record: Record, pricing: Pricing) -> tuple[str, str]:
-    used = record.usage
+def _plausible(usage: Usage) -> Usage:
+    """An engine may tell anything."""
+    counts = (
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.cached_tokens,
+        usage.reasoning_tokens,
+        usage.cache_write_tokens,
+    )
+    if min(counts) >= 0 and max(counts) <= MAX_TOKENS:
+        return usage
+    prompt, completion, cached, reasoning, written = (min(max(0, count), MAX_TOKENS) for count in counts)
+    return Usage(prompt, completion, cached, reasoning, written, usage.cached_told, usage.estimated)
+
+
+def _priced(record: Record, used: Usage, pricing: Pricing) -> tuple[str, str]:
     if record.cache == "hit" or not (used.prompt_tokens or used.completion_tokens):
         return _FREE, ""
     price = pricing.price(record.engine_model)

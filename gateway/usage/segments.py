@@ -94,6 +94,12 @@ def look(path: Path, position: int) -> Look:
         return Look(piece, finished and not more, more)
 
 
+def is_finished(path: Path) -> bool:
+    """Whether nothing will be added to a segment."""
+    with path.open("rb") as file:
+        return _is_free(file.fileno())
+
+
 def set_aside(path: Path) -> Path:
     """Keep a damaged segment under a name that is not read again."""
     return path.rename(path.with_suffix(DAMAGED))

@@ -18,7 +18,7 @@ from gateway.process.machine import state_folder
 from gateway.record import Record
 from gateway.telemetry import Telemetry, series
 from gateway.usage.frames import framed
-from gateway.usage.record import Pricing, Tariff, UsageRecord, counts, pricing_of, usage_record
+from gateway.usage.record import Pricing, Tariff, counts, pricing_of, usage_record
 from gateway.usage.segments import create, make_folder, size_of
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,8 @@ COMPLAIN_S: Final = 60.0
 
 _Finished = tuple[Record, int]
 """A record, and when it was over: Unix time in ns."""
+_Frame = tuple[bytes, str]
+"""A record as it is written, and the model by whose price it was reckoned; empty: by none."""
 
 
 class Spool:
@@ -178,7 +180,7 @@ class _Writer:
         self._dirty = False
         self._synced_s = 0.0
         self._looked_s = time.monotonic()
-        self._stuck: list[UsageRecord] = []
+        self._stuck: list[_Frame] = []
         """Those that the disk has refused."""
         self._complained_s = -COMPLAIN_S
 
@@ -189,7 +191,8 @@ class _Writer:
         return SYNC_S if self._dirty or self._fd is not None else LOOK_S
 
     def take(self, finished: list[_Finished | None]) -> None:
-        records = [*self._stuck, *(self._made(*one) for one in finished if one is not None)]
+        made = (self._made(*one) for one in finished if one is not None)
+        records = [*self._stuck, *(one for one in made if one is not None)]
         self._stuck = []
         if not records:
             return
@@ -228,15 +231,22 @@ class _Writer:
     def _is_due(self, now_s: float) -> bool:
         return self._length >= self._segment_bytes or now_s - self._opened_s >= self._segment_s
 
-    def _made(self, record: Record, at_ns: int) -> UsageRecord:
+    def _made(self, record: Record, at_ns: int) -> _Frame | None:
         self._records += 1
-        return usage_record(record, f"{self._nonce}-{self._records:x}", at_ns / 1e9, self._pricing)
+        try:
+            made = usage_record(record, f"{self._nonce}-{self._records:x}", at_ns / 1e9, self._pricing)
+            return framed(made), made.engine_model if made.usd and made.price_version else ""
+        except Exception:
+            # Whatever is wrong with one, the thread has to go on for all the others.
+            logger.exception("the usage of request %s cannot be recorded", record.request_id)
+            self.dropped += 1
+            return None
 
-    def _write(self, records: list[UsageRecord]) -> None:
+    def _write(self, records: list[_Frame]) -> None:
         """All of them or none."""
         fd = self._fd if self._fd is not None else self._open()
-        fresh = {r.engine_model for r in records if r.usd and r.price_version} - self._tariffs
-        data = b"".join([*map(self._tariff, fresh), *map(framed, records)])
+        fresh = {model for _, model in records if model} - self._tariffs
+        data = b"".join([*map(self._tariff, fresh), *(frame for frame, _ in records)])
         view = memoryview(data)
         try:
             while view:
@@ -287,7 +297,7 @@ class _Writer:
         if fd is not None:
             os.close(fd)
 
-    def _refused(self, records: list[UsageRecord], error: OSError) -> None:
+    def _refused(self, records: list[_Frame], error: OSError) -> None:
         keep = self._max_records
         if len(records) > keep:
             self._drop(len(records) - keep, f"the disk refuses them: {error}")

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import ROUND_FLOOR, Decimal
 from itertools import islice
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 from sqlalchemy import Connection, Table, select, text
@@ -19,6 +19,7 @@ from gateway.usage.tables import GROUPED, SUMMED, TOKENS, usage, usage_days, usa
 
 BATCH: Final = 500
 """Rows of one statement."""
+MAX_TEXT: Final = 128
 _SINCE: Final = "usage_since"
 
 Row = dict[str, object]
@@ -26,17 +27,17 @@ Row = dict[str, object]
 
 def store(connection: Connection, items: Iterable[Item]) -> None:
     """Insert what is not there yet, and add that to the sums."""
-    records: dict[str, UsageRecord] = {}
+    rows: dict[str, Row] = {}
     prices: list[Row] = []
     for item in items:
         if isinstance(item, Tariff):
             price = msgspec.json.encode(item.price).decode()
-            prices.append({"version": item.version, "model": item.model, "price": price})
+            prices.append({"version": item.version, "model": _text(item.model), "price": price})
         else:
-            records[item.id] = item
+            rows[item.id] = row_of(item)
     put(connection, usage_prices, prices)
-    fresh = _insert(connection, [row_of(record) for record in records.values()])
-    _add_up(connection, [records[one] for one in fresh])
+    fresh = _insert(connection, list(rows.values()))
+    _add_up(connection, [rows[one] for one in fresh])
 
 
 def put(connection: Connection, table: Table, rows: Sequence[Row], changes: Sequence[str] = ()) -> None:
@@ -52,8 +53,12 @@ def put(connection: Connection, table: Table, rows: Sequence[Row], changes: Sequ
 
 
 def row_of(record: UsageRecord) -> Row:
-    row: Row = msgspec.structs.asdict(record)
-    return row | {"day": day_of(record.at)}
+    row: Row = {
+        name: _text(value) if isinstance(value, str) else value
+        for name, value in msgspec.structs.asdict(record).items()
+    }
+    row["day"] = day_of(record.at)
+    return row
 
 
 def parts_of(usd: str) -> tuple[int, int]:
@@ -102,12 +107,18 @@ def _insert_columns(connection: Connection, rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def _add_up(connection: Connection, records: Iterable[UsageRecord]) -> None:
+def _text(value: str) -> str:
+    """As both databases take it: engines make up codes of errors, and issuers of tokens names."""
+    if len(value) <= MAX_TEXT and value.isascii() and "\0" not in value:
+        return value
+    return value.encode(errors="replace").decode().replace("\0", "\ufffd")[:MAX_TEXT]
+
+
+def _add_up(connection: Connection, fresh: Iterable[Row]) -> None:
     sums: dict[tuple[object, ...], list[int]] = {}
-    for record in records:
-        group = (day_of(record.at), *(getattr(record, name) for name in GROUPED[1:]))
-        known = sums.setdefault(group, [0] * len(SUMMED))
-        for index, value in enumerate(_counts(record)):
+    for row in fresh:
+        known = sums.setdefault(tuple(row[name] for name in GROUPED), [0] * len(SUMMED))
+        for index, value in enumerate(_counts(row)):
             known[index] += value
     # In one order everywhere: two offices that wait for each other's rows would wait for ever.
     rows: list[Row] = [
@@ -120,16 +131,16 @@ def _add_up(connection: Connection, records: Iterable[UsageRecord]) -> None:
         connection.execute(statement, batch)
 
 
-def _counts(record: UsageRecord) -> tuple[int, ...]:
+def _counts(row: Row) -> tuple[int, ...]:
     """What one call adds to each of `SUMMED`."""
     return (
         1,
-        int(record.outcome == "ok"),
-        int(record.outcome == "refused"),
-        *(getattr(record, name) for name in TOKENS),
-        int(record.estimated),
-        int(not record.usd),
-        *parts_of(record.usd),
+        int(row["outcome"] == "ok"),
+        int(row["outcome"] == "refused"),
+        *(cast(int, row[name]) for name in TOKENS),
+        int(bool(row["estimated"])),
+        int(not row["usd"]),
+        *parts_of(cast(str, row["usd"])),
     )
 
 

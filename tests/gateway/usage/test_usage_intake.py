@@ -19,8 +19,10 @@ from sqlalchemy import Connection, func, select
 from gateway.clock import RealClock
 from gateway.database import Database, DatabaseGone, open_database
 from gateway.office.desk import Desk, Opener
+from gateway.record import Usage
 from gateway.usage import intake as intake_module
 from gateway.usage import segments as segments_module
+from gateway.usage import store as store_module
 from gateway.usage.frames import framed
 from gateway.usage.intake import Intake, run_intake
 from gateway.usage.record import UsageRecord
@@ -113,6 +115,46 @@ def test_a_long_segment_is_taken_in_piece_by_piece(
         Intake(database, tmp_path).take_in()
         assert segments(tmp_path) == []
     assert stored(database) == names(20)
+
+
+def test_what_no_database_can_hold_is_made_fit(database: Database, tmp_path: Path) -> None:
+    odd = call(1, error_type="a\0b" + "x" * 500, key_name="é" * 200, completion=7)
+    worse = call(2, usage=Usage(2**70, -5, 2**64, -1, 10**30))
+    spool = spool_in(tmp_path / "usage")
+    for record in (odd, worse):
+        spool.append(record)
+    spool.append(call(3, usage=None))
+    spool.close()
+    assert (spool.written, spool.dropped) == (2, 1)
+    Intake(database, tmp_path / "usage").take_in()
+    assert segments(tmp_path / "usage") == []
+    with database.read() as connection:
+        first, second = connection.execute(select(usage).order_by(usage.c.request_id))
+    assert first.error.startswith("a\ufffdbxx") and len(first.error) == 128
+    assert (second.prompt_tokens, second.completion_tokens, second.cached_tokens) == (10**12, 0, 10**12)
+
+
+def test_a_segment_that_the_database_refuses_is_kept_and_others_go_on(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = store_module.store
+
+    def refuse(connection: Connection, items: Any) -> None:
+        if any(item.request_id == "req_0" for item in items if isinstance(item, UsageRecord)):
+            connection.execute(usage.insert().values(id=None))
+        real(connection, items)
+
+    monkeypatch.setattr(intake_module, "store", refuse)
+    fds = [create(tmp_path, f"{number}") for number in range(2)]
+    for number, fd in enumerate(fds):
+        os.write(fd, framed(kept(call(number), f"id-{number}")))
+    Intake(database, tmp_path).take_in()
+    assert len(segments(tmp_path)) == 2, "its writer may not be done"
+    for fd in fds:
+        os.close(fd)
+    Intake(database, tmp_path).take_in()
+    assert (stored(database), segments(tmp_path)) == (["req_1"], [])
+    assert (tmp_path / f"0{DAMAGED}").exists() and "refuses a record" in caplog.text
 
 
 def test_zeros_in_place_of_what_never_reached_the_disk_are_passed_over(
