@@ -98,7 +98,7 @@ def diff(
     if new is not None:
         diff_files(old, new, as_json, exit_code)
         return
-    outcome = _change(_client(admin, key), Propose(text=_text(old), name=str(old), dry_run=True))
+    outcome = _change(_client(admin, key), Propose(text=_text(old), name=str(old), dry_run=True), as_json=False)
     show_differences(outcome.differences, as_json=as_json)
     if exit_code and outcome.differences:
         raise typer.Exit(1)
@@ -160,13 +160,13 @@ _ORIGINS = {
 
 def _apply(client: Client, given: Propose | Rollback, *, dry_run: bool, yes: bool, as_json: bool) -> None:
     """given: a dry run; what it says is asked about, and must still hold when it is done."""
-    checked = _change(client, given)
+    checked = _change(client, given, as_json=as_json)
     if dry_run or not (yes or _agreed(checked)):
         _tell(checked, as_json=as_json)
         if not dry_run:
             raise typer.Exit(1)
         return
-    outcome = _change(client, msgspec.structs.replace(given, dry_run=False, expected=checked.version))
+    outcome = _change(client, msgspec.structs.replace(given, dry_run=False, expected=checked.version), as_json=as_json)
     _tell(outcome, as_json=as_json)
 
 
@@ -188,13 +188,16 @@ def _tell(outcome: Outcome, *, as_json: bool) -> None:
     say(f"{outcome.version} {words[outcome.status]}")
 
 
-def _change(client: Client, question: Propose | Rollback) -> Outcome:
+def _change(client: Client, question: Propose | Rollback, *, as_json: bool) -> Outcome:
+    """What became of it. Leaves with 1 if it was refused; as_json: not without the outcome on standard output."""
     from gateway.config import live
 
     outcome: Outcome = _ask(client, question, live.Outcome)
     for problem in outcome.problems:
         say(problem)
     if not outcome.good:
+        if as_json:
+            _print_json(outcome)
         if outcome.status == "refused":
             say(f"refused, {outcome.version or 'the old one'} goes on serving")
         raise typer.Exit(1)

@@ -35,6 +35,9 @@ TIMEOUT_S = 120.0
 """A configuration may start engines before it serves."""
 
 
+_NOT_OURS = "what answers there is no admin API of Headrace"
+
+
 class Unanswered(Exception):
     """The gateway cannot be asked, or does not let us; the message says why."""
 
@@ -72,6 +75,12 @@ class AdminClient:
             self._headers["authorization"] = f"Bearer {key}"
 
     def ask(self, question: Question) -> Answer:
+        try:
+            return self._answer(question)
+        except (msgspec.ValidationError, KeyError, TypeError):
+            raise Unanswered(f"{self._shown}: {_NOT_OURS}") from None
+
+    def _answer(self, question: Question) -> Answer:
         match question:
             case Show():
                 return msgspec.convert(self._call("GET", "/config"), Shown)
@@ -110,7 +119,7 @@ class AdminClient:
         except (OSError, HTTPException) as error:
             raise Unanswered(f"{shown}: {getattr(error, 'strerror', None) or str(error)}") from None
         except ValueError:
-            raise Unanswered(f"{shown}: what answers there is no admin API of Headrace") from None
+            raise Unanswered(f"{shown}: {_NOT_OURS}") from None
         if status == 200:
             return found
         detail = found.get("error", {}) if isinstance(found, dict) else {}
