@@ -25,9 +25,9 @@ from gateway.replicas import Lease, Nobody, Replica
 from gateway.residency import Clearance
 from gateway.shares import Share
 from gateway.spill import Ladder
-from gateway.tokens.answer_field import chat_limit
+from gateway.tokens.limit_words import limit_words
 from gateway.waiting_room import WaitingRoom
-from gateway.wire import MAX_TOKENS, Call
+from gateway.wire import USUAL_WORDS, Call, LimitWords
 from router.policies import POLICIES
 from router.types import Policy
 
@@ -36,7 +36,7 @@ from router.types import Policy
 class Variant:
     """One build of a deployment. `engine_model` is the name its engines know it by; `reader` reads its prompts.
 
-    chat_limit: the field in which its engines are told how long a chat's answer may be.
+    limit_words: how its engines are told how long an answer may be.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Variant:
     weight: float
     pools: tuple[Pool, ...]
     reader: PromptReader | None = None
-    chat_limit: str = MAX_TOKENS
+    limit_words: LimitWords = USUAL_WORDS
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -200,7 +200,7 @@ def _deployment(
             v.weight,
             tuple(pools[pool] for pool in v.pools),
             reader(name, key, v),
-            chat_limit(config.pools[pool] for pool in v.pools),
+            limit_words(config.pools[pool] for pool in v.pools),
         )
         for key, v in options.variants.items()
     )

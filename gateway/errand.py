@@ -117,7 +117,7 @@ class Errand:
         call, engine_model = self.call, variant.engine_model
         record.variant, record.engine_model = variant.name, engine_model
         self.variant = variant
-        body = body_for(call, engine_model, variant.chat_limit)
+        body = body_for(call, engine_model, variant.limit_words)
         self.request = EngineRequest(call.operation, body, call.stream, self.headers)
 
     def chose(self, features: Features, index: int) -> None:

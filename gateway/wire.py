@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -18,6 +18,20 @@ _AT_FIELD = re.compile(r"\$\.([A-Za-z_]+)")
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _STREAMED = (Operation.CHAT, Operation.COMPLETIONS)
 MAX_TOKENS = "max_tokens"
+
+
+class LimitWords(NamedTuple):
+    """How engines take a limit to an answer.
+
+    chat:             the field by which they know that of a chat.
+    usual_completion: tokens after which they end a completion by themselves if nothing is said; None: they do not.
+    """
+
+    chat: str = MAX_TOKENS
+    usual_completion: int | None = None
+
+
+USUAL_WORDS = LimitWords()
 
 
 class _StreamOptions(msgspec.Struct):
@@ -107,11 +121,11 @@ def operation_of(body: bytes) -> Operation:
     return Operation.EMBEDDINGS if bytes(shape.input) else Operation.COMPLETIONS
 
 
-def body_for(call: Call, engine_model: str, chat_limit: str = MAX_TOKENS) -> bytes:
+def body_for(call: Call, engine_model: str, words: LimitWords = USUAL_WORDS) -> bytes:
     """The body as the engine is to see it: its own model name, usage asked for, the answer limited if the caller's may
     not be as long as it likes. All other bytes of values stay.
 
-    chat_limit: the field by which it knows the limit of a chat's answer.
+    words: by which it knows of limits.
 
     The engine never sees a second model name: of a repeated key the last value stays, as `read_call` reads it, and keys
     that are `model` but for case, which servers written in Go take for it, are left out.
@@ -132,9 +146,16 @@ def body_for(call: Call, engine_model: str, chat_limit: str = MAX_TOKENS) -> byt
         options["include_usage"] = msgspec.Raw(b"true")
         fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
     if call.output_cap is not None:
-        limit = chat_limit if call.operation is Operation.CHAT else MAX_TOKENS
-        fields[limit] = msgspec.Raw(b"%d" % call.output_cap)
+        _limit(fields, call, call.output_cap, words)
     return msgspec.json.encode(fields)
+
+
+def _limit(fields: dict[str, msgspec.Raw], call: Call, cap: int, words: LimitWords) -> None:
+    """No completion becomes longer by its cap than it would be without."""
+    if call.operation is Operation.CHAT:
+        fields[words.chat] = msgspec.Raw(b"%d" % cap)
+    elif words.usual_completion is None or words.usual_completion > cap:
+        fields[MAX_TOKENS] = msgspec.Raw(b"%d" % cap)
 
 
 def _surely_one_model(body: bytes) -> bool:

@@ -12,9 +12,11 @@ from engines.base import Operation
 from gateway.config import Pool
 from gateway.errors import InvalidRequest
 from gateway.limits.cost import Cost
-from gateway.tokens.answer_field import chat_limit
 from gateway.tokens.caps import cap_answer, check_prompt
-from gateway.wire import Call, body_for
+from gateway.tokens.limit_words import limit_words
+from gateway.wire import Call, LimitWords, body_for
+
+NEWER = LimitWords("max_completion_tokens", 16)
 
 
 @dataclass
@@ -39,16 +41,19 @@ def test_a_call_that_sets_no_limit_gets_the_cap(fields: dict[str, Any]) -> None:
     capped = cap_answer(call(**fields), Given(100))
     assert capped.output_cap == 100
     assert json.loads(body_for(capped, "m")) == {"model": "m", **fields, "max_tokens": 100}
-    assert json.loads(body_for(capped, "m", "max_completion_tokens"))["max_completion_tokens"] == 100
+    assert json.loads(body_for(capped, "m", NEWER))["max_completion_tokens"] == 100
 
 
 def test_the_cap_of_a_completion_is_in_the_only_field_that_it_has() -> None:
+    capped = cap_answer(call(Operation.COMPLETIONS, prompt="x"), Given(15))
+    for words in (LimitWords(), NEWER):
+        assert json.loads(body_for(capped, "e", words)) == {"model": "e", "prompt": "x", "max_tokens": 15}
+
+
+def test_no_completion_becomes_longer_by_its_cap() -> None:
     capped = cap_answer(call(Operation.COMPLETIONS, prompt="x"), Given(100))
-    assert json.loads(body_for(capped, "e", "max_completion_tokens")) == {
-        "model": "e",
-        "prompt": "x",
-        "max_tokens": 100,
-    }
+    assert json.loads(body_for(capped, "e", NEWER)) == {"model": "e", "prompt": "x"}
+    assert json.loads(body_for(capped, "e"))["max_tokens"] == 100
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
@@ -96,17 +101,26 @@ def test_a_prompt_that_is_too_long_is_refused(estimated: bool, has: str) -> None
     )
 
 
+OPENAI, VLLM, ANY = (
+    LimitWords("max_completion_tokens", 16),
+    LimitWords("max_tokens", 16),
+    LimitWords("max_tokens", None),
+)
+
+
 @pytest.mark.parametrize(
-    ("pools", "field"),
+    ("pools", "words"),
     [
-        ([("azure", "https://x.example")], "max_completion_tokens"),
-        ([("openai", "https://api.openai.com")], "max_completion_tokens"),
-        ([("openai", "https://openai.com.evil.example")], "max_tokens"),
-        ([("openai", "http://gpu:8000")], "max_tokens"),
-        ([("vllm", "http://gpu:8000")], "max_tokens"),
-        ([("openai", "https://api.openai.com"), ("vllm", "http://gpu:8000")], "max_tokens"),
+        ([("azure", "https://x.example")], OPENAI),
+        ([("openai", "https://api.openai.com")], OPENAI),
+        ([("openai", "https://openai.com.evil.example")], ANY),
+        ([("openai", "http://gpu:8000")], ANY),
+        ([("llamacpp", "http://gpu:8000")], ANY),
+        ([("vllm", "http://gpu:8000")], VLLM),
+        ([("openai", "https://api.openai.com"), ("vllm", "http://gpu:8000")], VLLM),
+        ([("openai", "https://api.openai.com"), ("llamacpp", "http://gpu:8000")], ANY),
     ],
 )
-def test_only_openai_is_told_by_the_newer_field(pools: list[tuple[str, str]], field: str) -> None:
+def test_engines_are_told_by_what_they_know(pools: list[tuple[str, str]], words: LimitWords) -> None:
     made = [Pool.model_validate({"engine": {"kind": kind}, "urls": [url]}) for kind, url in pools]
-    assert chat_limit(made) == field
+    assert limit_words(made) == words
