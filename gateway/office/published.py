@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
-from sqlalchemy import Column, Double, Integer, String, Table, Text, delete, func, insert, select
+from sqlalchemy import Column, Double, Integer, String, Table, Text, delete, insert, select
 
 from gateway.clock import wall_time_s
 from gateway.config.dump import Difference
@@ -65,12 +65,14 @@ def publish(
     """Have every gateway serve what this one serves now, and put it down in the audit log. Nothing happens if it was
     the last one already."""
     with database.write() as connection:
+        if database.dialect == "postgresql":
+            connection.exec_driver_sql("LOCK TABLE configs IN EXCLUSIVE MODE")  # numbers are given one at a time
         last = connection.execute(
             select(configs.c.seq, configs.c.version).order_by(configs.c.seq.desc()).limit(1)
         ).first()
         if last is not None and last.version == applied.version:
             return
-        seq = (connection.scalar(select(func.max(configs.c.seq))) or 0) + 1
+        seq = (last.seq if last is not None else 0) + 1
         connection.execute(
             insert(configs).values(
                 seq=seq,
