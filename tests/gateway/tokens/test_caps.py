@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engines.base import Operation
 from gateway.config import Pool
 from gateway.errors import InvalidRequest
 from gateway.limits.cost import Cost
+from gateway.tokens.asked import NAMES
 from gateway.tokens.caps import cap_answer, check_prompt
 from gateway.tokens.limit_words import limit_words
 from gateway.wire import Call, LimitWords, body_for
@@ -82,6 +85,20 @@ def test_what_engines_could_read_as_more_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest, match="must be a whole number of tokens") as refused:
         cap_answer(call(max_tokens=value), Given(100))
     assert (refused.value.code, refused.value.param) == ("invalid_type", "max_tokens")
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.text().filter(lambda name: name.casefold() not in NAMES | {"model"}), values, max_size=6))
+def test_a24_the_cap_is_all_that_changes(fields: dict[str, Any]) -> None:
+    sent = {"model": "m", **fields}
+    capped = cap_answer(Call(Operation.CHAT, "m", False, False, json.dumps(sent).encode()), Given(9))
+    assert json.loads(body_for(capped, "m")) == sent | {"max_tokens": 9}
 
 
 @pytest.mark.parametrize("operation", [Operation.EMBEDDINGS, Operation.TOKENIZE])
