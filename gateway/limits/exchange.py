@@ -96,6 +96,7 @@ class Exchange:
         stock = self.stocks.get(meter.key)
         if stock is None:
             stock = self.stocks[meter.key] = Stock(meter)
+            self.wake(stock)  # so that it is forgotten, whatever becomes of the call
         elif stock.meter is not meter:
             stock.meter = meter  # its limit may have changed
         return stock
@@ -274,7 +275,8 @@ class Exchange:
             stock = self.stocks.get(meter.key)
             if stock is not None:
                 stock.left = min(meter.limit, max(0, stock.left - units))
-                stock.known_until_s = 0.0
+                if units < 0:
+                    stock.known_until_s = 0.0
             if meter.span is Span.NOW and meter.key in self._present:
                 self._count(self._present[meter.key], units)
         return changes

@@ -102,8 +102,8 @@ class LimitLedger:
         self._clock = clock
         self._workers = workers
         self._open = 0
-        self._told: dict[str, bool] = {}
-        self._shares: dict[str, tuple[int, Meter]] = {}
+        self._told: set[str] = set()
+        """Meters of which it was told that they are past their soft limits."""
 
     def __repr__(self) -> str:
         return f"<LimitLedger in_flight={self._open}>"
@@ -203,8 +203,8 @@ class LimitLedger:
             if self._look(exchange, lines, needs, stocks):
                 return self._spend(exchange, plan, lines, stocks, needs, record)
             now_s = self._clock.monotonic()
-            refused = _refused(lines, stocks, needs, now_s)
-            if refused and (not asked or again_at_s or _never(refused) or asked >= MAX_ROUNDS):
+            refused = _refused(lines, stocks, needs, now_s, sure=asked >= MAX_ROUNDS)
+            if refused and (not asked or again_at_s or asked >= MAX_ROUNDS or _never(refused)):
                 raise self._refusal(plan, lines, stocks, refused, now_s)
             if refused:
                 again_at_s = now_s + ASK_AGAIN_S
@@ -230,13 +230,14 @@ class LimitLedger:
 
     def _watch_soft(self, plan: Plan, line: Line, stock: Stock) -> None:
         """Tell of it once when it is passed, and count the calls past it."""
-        past = stock.meter.limit - remaining(stock) > line.soft
-        if past:
-            self.past_soft[plan.tenant] += 1
-        if past is not self._told.get(stock.meter.key, False):
-            self._told[stock.meter.key] = past
-            if past:
-                logger.warning("limits: %s is past its soft limit (%s_soft)", line.whose, line.setting)
+        key = stock.meter.key
+        if stock.meter.limit - remaining(stock) <= line.soft:
+            self._told.discard(key)
+            return
+        self.past_soft[plan.tenant] += 1
+        if key not in self._told:
+            self._told.add(key)
+            logger.warning("limits: %s is past its soft limit (%s_soft)", line.whose, line.setting)
 
     # Without
 
@@ -281,13 +282,16 @@ def _settle_draw(exchange: Exchange, draw: Draw, used: int, now_s: float) -> Non
         exchange.owe(stock.meter, parts[-1][0], used)
 
 
-def _refused(lines: tuple[Line, ...], stocks: list[Stock], needs: Needs, now_s: float) -> list[tuple[Line, Stock, int]]:
-    """Limits of which it is known that they leave no room."""
+def _refused(
+    lines: tuple[Line, ...], stocks: list[Stock], needs: Needs, now_s: float, *, sure: bool
+) -> list[tuple[Line, Stock, int]]:
+    """Limits of which it is known that they leave no room; sure: all that lack something."""
     found = []
     for line, stock in zip(lines, stocks, strict=True):
         need = needs[line.unit]
         short = need - stock.free
-        if short > 0 and (need > line.meter.limit or (now_s < stock.known_until_s and short > stock.left)):
+        known = sure or (now_s < stock.known_until_s and short > stock.left)
+        if short > 0 and (known or need > line.meter.limit):
             found.append((line, stock, need))
     return found
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from gateway.config import Config
+from gateway.config import Config, Key
 from gateway.config import Deployment as Options
 from gateway.config import Pool as PoolOptions
 from gateway.config.queue_options import QueueOptions
@@ -69,6 +69,11 @@ def fitted(log: Log, config: Config, seen: Scenery) -> Scenery:
     return best
 
 
+def _parallel(key: Key) -> int | None:
+    """Requests of the key in flight at once, over all workers."""
+    return min((limit for limit in (key.limits.parallel, key.max_parallel) if limit is not None), default=None)
+
+
 def plan_of(config: Config, seen: Scenery) -> Plan:
     """Limits per worker count once for each configured worker; `workers: 0` counts as one."""
     workers = config.server.workers or 1
@@ -85,7 +90,7 @@ def plan_of(config: Config, seen: Scenery) -> Plan:
         for i in range(count):
             spec = EngineSpec(f"{name}-{i}", max_in_flight=limit, price=prices.get(name), pool=name, elastic=cloud)
             specs.append(pace.applied(spec, seen.cost))
-    limits = {key.name: key.max_parallel * workers for key in config.auth.keys if key.max_parallel is not None}
+    limits = {key.name: limit for key in config.auth.keys if (limit := _parallel(key)) is not None}
     return Plan(
         tuple(specs),
         {name: _route(config, options, numbers, workers) for name, options in config.deployments.items()},

@@ -392,6 +392,17 @@ def test_100000_keys_that_come_once_are_forgotten() -> None:
     played(test)
 
 
+def test_keys_that_are_refused_for_another_limit_are_forgotten_too() -> None:
+    async def test() -> None:
+        shared = Shared(limits=[{"requests_per_day": 1}, {"per": ["key"], "requests_per_minute": 5}])
+        found = [await admitted(shared.one, caller=Caller(f"key-{number}", "acme")) for number in range(50)]
+        assert found == [True] + [False] * 49
+        await shared.at_rest()
+        assert not shared.one.shared.stocks
+
+    played(test)
+
+
 def test_what_nothing_limits_costs_nothing() -> None:
     async def test() -> None:
         shared = Shared()

@@ -135,7 +135,7 @@ class Ledgers(RuleBasedStateMachine):
             with await self.reserve(self.ledgers[0], CALLERS["alice"], TOKENS // REQUESTS, record_of()):
                 pass
         await asyncio.sleep(3.5)
-        assert all(ledger.shared._task is None and not ledger.shared.stocks for ledger in self.ledgers)
+        assert not any(ledger.shared._task or ledger.shared.stocks for ledger in self.ledgers)
         for ledger in self.ledgers:
             await ledger.aclose()
 

@@ -61,7 +61,7 @@ def test_pools_become_engines_and_those_that_are_found_are_as_many_as_the_log_na
 
 
 def test_limits_are_those_of_all_workers() -> None:
-    assert full().key_limits == {"batch": 6}
+    assert full().key_limits == {"batch": 3}
 
 
 def test_deployments_become_routes() -> None:
