@@ -5,12 +5,12 @@ from __future__ import annotations
 import datetime
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from gateway.cli.durable import CONFIG, actor, opened
 from gateway.cli.output import refuse, say
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ _SHOWN = 5
 
 
 def usage(
-    config: Path = typer.Option(
-        Path("headrace.yaml"), "--config", "-c", envvar="HEADRACE_CONFIG", help="The configuration with `database`."
-    ),
+    config: Path = CONFIG,
     by: str = typer.Option(
         "tenant", help="What to group by: day, month, tenant, team, key, deployment, variant; several with commas."
     ),
@@ -62,16 +60,15 @@ def usage(
     query = Query(
         by=_groups(by), since=_day(since), until=_day(until), tenant=tenant, team=team, key=key, deployment=deployment
     )
-    loaded = _config(config)
     if content:
-        _show_content(loaded, config, request_id)
+        _show_content(config, request_id)
         return
-    with _database(loaded, config) as database:
+    with opened(config) as database:
         if request_id is not None:
             typer.echo(calls_of(database, request_id, tenant).model_dump_json(indent=2))
             return
         if again:
-            _recompute(loaded, database, query, as_json=as_json)
+            _recompute(_config(config), database, query, as_json=as_json)
             return
         found = report(database, query)
     if as_json:
@@ -82,27 +79,36 @@ def usage(
         _print(table(found))
 
 
-def _show_content(config: Config, path: Path, request_id: str | None) -> None:
-    """One JSON object a line."""
+def _show_content(path: Path, request_id: str | None) -> None:
+    """One JSON object a line. That somebody read it is in the audit log first, where there is a database."""
     from gateway.usage.content import read
     from gateway.usage.sealed import Unreadable
 
     if request_id is None:
         raise typer.BadParameter("--content needs --request-id")
+    config = _config(path)
     if config.content_log is None:
         say(f"{path}: there is no `content_log`, so that no content is kept")
         raise typer.Exit(1)
-    found = False
+    if config.database is not None:
+        _note_reading(path, request_id)
     try:
-        for text in read(config.content_log, request_id):
-            found = True
-            typer.echo(text.decode())
+        found = list(read(config.content_log, request_id))
     except (Unreadable, ImportError, OSError) as error:
         say(f"{error}")
         raise typer.Exit(1) from None
     if not found:
         say(f"nothing is kept of the content of request {request_id!r}")
         raise typer.Exit(1)
+    for text in found:
+        typer.echo(text.decode())
+
+
+def _note_reading(path: Path, request_id: str) -> None:
+    from gateway.directory.audit import Event, append
+
+    with opened(path) as database, database.write() as connection:
+        append(connection, actor(), Event("content.read", request_id))
 
 
 def table(found: Report) -> Table:
@@ -184,24 +190,6 @@ def _config(path: Path) -> Config:
         return load(path).config
     except ConfigError as error:
         refuse(error)
-
-
-@contextmanager
-def _database(config: Config, path: Path) -> Iterator[Database]:
-    from gateway.database import DatabaseError, open_database
-
-    if config.database is None:
-        say(f"{path}: there is no `database`, so that no usage is kept; set database.url")
-        raise typer.Exit(1)
-    try:
-        database = open_database(config.database.url.get_secret_value())
-        try:
-            yield database
-        finally:
-            database.close()
-    except DatabaseError as error:
-        say(f"{error}")
-        raise typer.Exit(1) from None
 
 
 def _print(shown: Table) -> None:

@@ -32,9 +32,9 @@ from gateway.usage.transcript import Redact, answer_of, prompt_of, redactor
 
 logger = logging.getLogger(__name__)
 
-MAX_BYTES: Final = 4 * 1024 * 1024
+MAX_BYTES: Final = 1024 * 1024
 """Of a prompt, and of an answer; of a longer one, nothing, and what comes before."""
-MAX_WAITING: Final = 256
+MAX_WAITING: Final = 64
 """Calls that wait for the disk; more are dropped and counted."""
 PRUNE_S: Final = 3600.0
 CLOSE_S: Final = 5.0

@@ -266,5 +266,10 @@ def test_the_command_shows_what_is_kept(tmp_path: Path) -> None:
     wrong = asked("--request-id", "r", key=OTHER)
     assert wrong.status == 1 and "content_log.old_keys" in wrong.err
     assert asked().status == 2
+    url = f"sqlite:///{tmp_path}/db"
+    file.write_text(json.dumps({"content_log": {"path": str(folder), "key": "${K}"}, "database": {"url": url}}))
+    assert asked("--request-id", "r").out == '{"prompt":"p"}\n'
+    audit = Answer("audit", "list", "--config", str(file), "--json", env={"K": KEY})
+    assert '"content.read"' in audit.out and '"r"' in audit.out
     file.write_text("{}")
     assert "no `content_log`" in asked("--request-id", "r").err

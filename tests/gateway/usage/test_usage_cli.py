@@ -104,7 +104,7 @@ def test_wrong_words_are_told_with_the_right_ones(config: Path, tmp_path: Path) 
     without = tmp_path / "without.yaml"
     without.write_text("{}")
     answer = asked(without)
-    assert answer.status == 1 and "set database.url" in answer.err
+    assert answer.status == 1 and "has no `database`" in answer.err
     broken = tmp_path / "broken.yaml"
     broken.write_text("database: {url: 'sqlite:////no/such/folder/db'}")
     answer = asked(broken)
