@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 EVERY_S: Final = 0.5
 """How often the segments are looked at while nothing new is found."""
-WITHIN_S: Final = 60.0
+WITHIN_S: Final = 30.0
 """Longest that the database may take for what is stored at once."""
 LAST_S: Final = 2.0
 """For taking in once more at the end."""
@@ -148,7 +148,7 @@ class Desk(Protocol):
 async def run_intake(desk: Desk, folder: Path, clock: Clock, usage_days: int | None = None) -> None:
     """Take in until cancelled, and then once more. While the database is away it waits, and goes on where it was.
 
-    desk:       for this alone: what it does may take a minute.
+    desk:       for this alone: what it does may take long.
     folder:     of the workers' segments; of several gateways on one machine that share it, one at a time takes in.
     usage_days: records older than this are deleted; None: they are kept.
     """

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +28,7 @@ from gateway.usage import store as store_module
 from gateway.usage.frames import framed
 from gateway.usage.intake import Intake, run_intake
 from gateway.usage.record import UsageRecord
+from gateway.usage.report import By, Query, report
 from gateway.usage.segments import DAMAGED, SUFFIX, create, hold, segments
 from gateway.usage.store import day_of
 from gateway.usage.tables import usage, usage_days, usage_positions, usage_prices
@@ -166,6 +169,22 @@ def test_zeros_in_place_of_what_never_reached_the_disk_are_passed_over(
     os.close(fd)
     assert Intake(database, tmp_path).take_in() == 1
     assert segments(tmp_path) == []
+
+
+def test_two_offices_add_to_the_same_sums_at_once(database: Database, tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        for part in range(10):
+            fd = create(folder, f"{number}-{part}")
+            calls = [call(one, tenant=f"t{(one * (number + 1)) % 7}") for one in range(40)]
+            os.write(fd, b"".join(framed(kept(one, f"{number}-{part}-{i}")) for i, one in enumerate(calls)))
+            os.close(fd)
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(lambda folder: Intake(database, folder).take_in(), folders)) == 800
+    found = report(database, Query(by=(By.TENANT,)))
+    assert (found.total.calls, sum(line.calls for line in found.lines)) == (800, 800)
+    assert Decimal(found.total.usd) == 800 * Decimal("0.00035")
 
 
 def test_a_segment_cut_by_a_crash_gives_what_is_whole_in_it(database: Database, tmp_path: Path) -> None:
