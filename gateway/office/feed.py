@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.2
 """A revocation is nowhere later than this and the time for one query (A18)."""
+MAX_POLL_S = 2.0
+"""While it is away."""
 ALIVE_S = 1.0
 LATE_S = 3.0
 """A database that did not answer for so long counts as away."""
@@ -65,16 +67,25 @@ class Feed:
         self._clock = clock
         self._wall_s = wall_s
         self._on_frame = on_frame
-        self._backoff = Backoff(rng, POLL_S, 5.0)
+        self._backoff = Backoff(rng, POLL_S, MAX_POLL_S)
         self._lines: set[asyncio.Queue[bytes | None]] = set()
         self._talks: set[asyncio.Task[None]] = set()
         self._something = asyncio.Event()
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="headrace-keepsake")
+        self._looked = asyncio.Event()
         self._away_since_s: float | None = None
         self._told_at = 0.0
         self._is_reached = False
         """Whether the book is the database's, and not the file's."""
         self.book = Book()
+
+    async def known(self) -> None:
+        """Wait until there is something to tell; not for long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S + 1.0):
+                while not self.book.known:
+                    self._something.clear()
+                    await self._something.wait()
 
     @property
     def is_up(self) -> bool:
@@ -100,8 +111,10 @@ class Feed:
             await self._ask()
         except DatabaseError as error:
             self._tell_away(error)
+            self._looked.set()
             return self._backoff.pause_s()
         self._tell_back()
+        self._looked.set()
         self._backoff.reset()
         return POLL_S
 
@@ -121,7 +134,9 @@ class Feed:
 
     async def _remember_unless_reached(self) -> None:
         """On a start without the database, what was last known is gone by."""
-        await self._clock.sleep(PATIENCE_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S):
+                await self._looked.wait()
         if self.book.known:
             return
         try:

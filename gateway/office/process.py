@@ -124,12 +124,11 @@ class Office:
         if tokens is not None:
             await tokens.start()
         self._server = server
-        server.start(self._admin)
-        self._channel.send(Started())
         try:
             following = follow_configs(desks[2], self._ask_config)
             intake = run_intake(desks[3], folder_of(config.database), clock, config.database.usage_days)
-            await self._until_told([feed.run(), feed.serve(self._feed_socket), following, intake])
+            admitting = self._admit(server, feed)
+            await self._until_told([feed.run(), feed.serve(self._feed_socket), admitting, following, intake])
         finally:
             await server.aclose(self._drain.result().limit_s if self._drain.done() else 0.0)
             if tokens is not None:
@@ -138,6 +137,13 @@ class Office:
                 desk.close()
             await asyncio.to_thread(opener.close)
             await telemetry.aclose()
+
+    async def _admit(self, server: AdminServer, feed: Feed) -> None:
+        """Whoever asks before the keys are known waits a moment, rather than hearing that they are not."""
+        await feed.known()
+        server.start(self._admin)
+        self._channel.send(Started())
+        await asyncio.get_running_loop().create_future()
 
     async def _until_told(self, works: Iterable[Coroutine[None, None, None]]) -> None:
         """Whatever ends by itself ends all of it."""
