@@ -57,5 +57,8 @@ def test_shares_and_classes_of_nobody_are_told_of() -> None:
         'warning "ap" is no key of auth.keys (did you mean "app"?)',
     ]
     assert findings([], weights={"default": 2.0}) == []
-    assert findings(keys, {"tenants": {"sales": {}}}, weights={"sales": 2.0}) == []
+    of_nobody = findings(keys, {"tenants": {"sales": {}}}, weights={"sales": 2.0})
+    assert of_nobody == ['warning no key has the tenant "sales" (there is: research)'], (
+        "its share is no mistake by itself"
+    )
     assert findings(keys, {"database": {}}, weights={"kept-there": 2.0}, classes={"there": 1}) == []
