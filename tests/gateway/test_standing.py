@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -86,7 +86,7 @@ async def until_waiting(server: Server, count: int) -> None:
     await settled(lambda: None if len(room) == count else len(room) + 1, f"not {count} wait")
 
 
-async def order_of(server: Server, engine: Any, asked: list[tuple[str, dict[str, str]]]) -> list[str]:
+async def order_of(server: Server, engine: Any, asked: Sequence[tuple[str, dict[str, str]]]) -> list[str]:
     """In which order calls are served that all wait: each by its key and headers; their keys' names."""
     async with AsyncExitStack() as stack:
         engine.hold()
