@@ -106,8 +106,8 @@ class LocalStore:
             self._counts.change(change, self._me)
 
     async def beat(self, held: Mapping[Meter, int]) -> None:
+        self._held = {meter.key: meter for meter in held}
         for meter, count in held.items():
-            self._held[meter.key] = meter
             self._counts.hold(meter, count, self._me)
 
     async def aclose(self) -> None:

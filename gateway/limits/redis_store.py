@@ -58,6 +58,7 @@ class RedisStore:
         self._unsettled: deque[_Batch] = deque()
         self._moving: Counter[str] = Counter()
         self._held: dict[str, Meter] = {}
+        """Of which something may be in flight."""
 
     def __repr__(self) -> str:
         return f"<RedisStore {self._link!r} unsettled={sum(batch.changes for batch in self._unsettled)}>"
@@ -79,11 +80,9 @@ class RedisStore:
             await self._settle([self._change_call(some, None) for some in self._parts(flights)])
 
     async def beat(self, held: Mapping[Meter, int]) -> None:
-        self._held.update((meter.key, meter) for meter in held)
+        moving = {key: meter for key, meter in self._held.items() if self._moving[key]}
+        self._held = {meter.key: meter for meter in held} | moving
         await self._settle([self._beat_call(some) for some in self._parts(list(held.items()))])
-        for meter, units in held.items():
-            if not units and not self._moving[meter.key]:
-                self._held.pop(meter.key, None)
 
     async def aclose(self) -> None:
         with contextlib.suppress(StoreLost):

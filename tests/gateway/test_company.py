@@ -21,12 +21,12 @@ from tests.harness import engine_running, settled
 from tests.valkey import valkey_running
 
 
-def company(url: str, redis: str | None = None) -> tuple[Company, Replica]:
+def company(url: str, redis: str | None = None, *, peers: bool = True) -> tuple[Company, Replica]:
     replica = Replica("p-0", "p", "on-premise", "fake", HttpEngine(Endpoint("p-0", url)), url=url)
     config = Config.model_validate(
         {
             "pools": {"p": {"urls": [url], "scrape": {"every_s": 0.05}}},
-            "redis": None if redis is None else {"url": redis},
+            "redis": None if redis is None else {"url": redis, "peers": peers},
         }
     )
     pools = {"p": Pool("p", replicas=(replica,))}
@@ -75,3 +75,11 @@ async def test_alone_it_has_no_peers_and_sees_all_there_is() -> None:
 def test_the_password_of_redis_is_a_secret() -> None:
     config = Config.model_validate({"redis": {"url": "rediss://user:p%40ss@redis.internal:6380/0"}})
     assert secrets_of(config) == ["p%40ss", "p@ss"]
+
+
+@pytest.mark.may_block("reads the machine's name, once")
+async def test_a_redis_that_is_for_the_limits_alone_is_no_place_to_meet() -> None:
+    one, _ = company("http://127.0.0.1:1", "redis://127.0.0.1:1", peers=False)
+    await one.start()
+    assert one.peers is None
+    await one.aclose()

@@ -135,6 +135,19 @@ async def test_a_beat_says_what_is_held_but_not_less_than_what_is_on_its_way(val
         assert await taken(two, PARALLEL, 3) == 3
 
 
+async def test_a_store_that_ends_gives_back_what_it_has_in_flight_and_remembers_nothing_else(valkey: Valkey) -> None:
+    others = [Meter(f"key-{index}|parallel", 3, Span.NOW) for index in range(50)]
+    async with stores(at(valkey)) as (two,):
+        one = RedisStore(at(valkey), RealClock())
+        await one.take([Want(meter, 1, 1) for meter in others])
+        await one.change([Change(meter, 0, -1) for meter in others])
+        assert await taken(one, PARALLEL, 3) == 3
+        await one.beat({PARALLEL: 3})
+        assert set(one._held) == {PARALLEL.key}
+        await one.aclose()
+        assert await taken(two, PARALLEL, 3) == 3
+
+
 # The server is slow, or gone
 
 
