@@ -224,6 +224,15 @@ async def test_an_office_that_is_killed_comes_back_and_workers_go_on_meanwhile(
         assert offices(gateway) != [before]
 
 
+async def test_the_office_ends_with_a_supervisor_that_is_killed(tmp_path: Path, engine: FakeEngine) -> None:
+    url = f"sqlite:///{tmp_path}/headrace.db"
+    await keys_in(url)
+    async with running(tmp_path, config(url, engine)) as gateway:
+        (office,) = offices(gateway)
+        gateway.signal(signal.SIGKILL)
+        await becomes(lambda: _is(_gone(office), True))
+
+
 async def test_the_office_follows_the_configuration(tmp_path: Path, engine: FakeEngine) -> None:
     url = f"sqlite:///{tmp_path}/headrace.db"
     keys, tree = await keys_in(url), config(url, engine)
