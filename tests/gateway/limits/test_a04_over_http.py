@@ -25,6 +25,7 @@ from tests.harness import (
     settled,
     streamed,
 )
+from tests.harness.wire import Answer
 
 KEY = "key-for-tests"
 PROMPT = "hello there"
@@ -66,36 +67,38 @@ async def comes_to(server: Server, units: int, unit: str = "tokens|minute") -> N
 
 async def test_a04_of_500_parallel_calls_no_more_tokens_are_admitted_than_the_limit() -> None:
     """The engine holds them all, so that nothing is settled: each has reserved its prompt and 50 tokens."""
-    async with engine_running() as engine:
+    async with engine_running() as engine, serving(limited(engine, tokens_per_minute=10_000)) as server:
         engine.hold()
-        unbounded = httpx.Limits(max_connections=None)
-        config = limited(engine, tokens_per_minute=10_000)
-        async with serving(config) as server, server.client(limits=unbounded) as client:
-            body = streamed(max_tokens=50, stream_options={"include_usage": True})
-            authorization = {"authorization": f"Bearer {KEY}"}
-            async with asyncio.TaskGroup() as group:
-                calls = [group.create_task(client.post(CHAT, json=body, headers=authorization)) for _ in range(500)]
-                await settled(lambda: _undecided(calls, engine), "undecided", 20.0)
-                admitted = engine.stats.held
-                refused = [call.result() for call in calls if call.done()]
-                each = used(server) // admitted
-                assert used(server) == admitted * each <= 10_000 < (admitted + 1) * each
-                engine.release()
-            assert {answer.status_code for answer in refused} == {429}
-            assert len(refused) == 500 - admitted
-            assert {answer.json()["error"]["code"] for answer in refused} == {"tokens_limit"}
-            spent = sum(_tokens(call.result()) for call in calls if call.result().status_code == 200)
-            await comes_to(server, spent)
+        async with asyncio.TaskGroup() as group:
+            calls = [group.create_task(_call(server)) for _ in range(500)]
+            await settled(lambda: _undecided(calls, engine), "undecided", 20.0)
+            admitted = engine.stats.held
+            refused = [call.result() for call in calls if call.done()]
+            each = used(server) // admitted
+            assert used(server) == admitted * each <= 10_000 < (admitted + 1) * each
+            engine.release()
+        assert {answer.status for answer in refused} == {429}
+        assert len(refused) == 500 - admitted
+        assert {answer.error["code"] for answer in refused} == {"tokens_limit"}
+        spent = sum(_tokens(call.result()) for call in calls if call.result().status == 200)
+        await comes_to(server, spent)
 
 
-def _undecided(calls: Sequence[asyncio.Task[httpx.Response]], engine: FakeEngine) -> int | None:
+async def _call(server: Server) -> Answer:
+    body = streamed(max_tokens=50, stream_options={"include_usage": True})
+    async with server.asking(body, authorization=f"Bearer {KEY}") as wire:
+        return await wire.answer()
+
+
+def _undecided(calls: Sequence[asyncio.Task[Answer]], engine: FakeEngine) -> int | None:
     return len(calls) - sum(call.done() for call in calls) - engine.stats.held or None
 
 
-def _tokens(answer: httpx.Response) -> int:
+def _tokens(answer: httpx.Response | Answer) -> int:
     """Prompt and answer, as the fake engine counts them."""
-    match = re.search(r'"total_tokens": ?(\d+)', answer.text)
-    assert match, answer.text
+    body = answer.body if isinstance(answer, Answer) else answer.content
+    match = re.search(rb'"total_tokens": ?(\d+)', body)
+    assert match, body
     return int(match[1])
 
 
