@@ -552,7 +552,6 @@ ERRORS: Final = frozenset(
         "body_too_large",
         "client_disconnected",
         "concurrency",
-        "config_refused",
         "conflict",
         "connect_timeout",
         "context_length_exceeded",
