@@ -122,8 +122,8 @@ class Report(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    since: datetime.date | None
-    until: datetime.date | None
+    since: datetime.date | None = None
+    until: datetime.date | None = None
     by: list[By]
     lines: list[Line]
     total: Line

@@ -25,9 +25,13 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         403: "The role does not allow it, or a browser's page sent it",
         404: "There is no such object, or it belongs to another organisation",
         409: "There is one of that name already",
+        405: "The path does not take this method",
+        408: "The request did not arrive in time",
         413: "The body is too large",
         415: "The body is not JSON",
         429: "Over `admin.requests_per_second`; `retry-after` says how long to wait",
+        431: "The headers are too large",
+        500: "The gateway failed; its log has the reason",
         503: "The database is away; `retry-after` says how long to wait",
     }.items()
 }

@@ -14,7 +14,19 @@ import httpx
 
 from gateway.clock import RealClock
 from gateway.config import Config
-from gateway.config.live import Answer, Outcome, Propose, Question, Shown
+from gateway.config.live import (
+    Answer,
+    History,
+    Outcome,
+    Propose,
+    Question,
+    Rollback,
+    Show,
+    ShowHistory,
+    Shown,
+    ShowText,
+    Text,
+)
 from gateway.database import Database
 from gateway.directory.audit import Actor
 from gateway.directory.ring import Ring
@@ -135,6 +147,13 @@ async def _no_pools() -> PoolList:
 
 
 async def _some_config(question: Question) -> Answer:
-    if isinstance(question, Propose):
-        return Outcome(status="checked", version="1-test")
-    return Shown(version="1-test", at=1.0, origin="start", who="", name="headrace.yaml")
+    """As a supervisor whose configuration never changes."""
+    match question:
+        case Propose() | Rollback():
+            return Outcome(status="checked" if question.dry_run else "unchanged", version="1-test")
+        case ShowText():
+            return Text(text="{}", name="headrace.yaml")
+        case ShowHistory():
+            return History(running="1-test", past=[])
+        case Show():
+            return Shown(version="1-test", at=1.0, origin="start", who="", name="headrace.yaml")
