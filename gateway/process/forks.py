@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 MODULE = "gateway.process.nursery"
 _END_WAIT_S = 5.0
+_LOOK_S = 0.5
 
 
 class Process(Protocol):
@@ -63,8 +64,9 @@ class Fork:
         self.pid = pid
         self.returncode: int | None = None
         self._ended = asyncio.Event()
-        self._handle = os.pidfd_open(pid)
-        """The process itself: its number may belong to another one as soon as it is reaped."""
+        self._handle = _handle_of(pid)
+        """The process itself: its number may belong to another one as soon as it is reaped. None: the system has no
+        such thing."""
 
     def __repr__(self) -> str:
         return f"<Fork {self.pid} {'runs' if self.returncode is None else f'ended with {self.returncode}'}>"
@@ -77,20 +79,49 @@ class Fork:
         """Raises ProcessLookupError: it has ended."""
         if self._ended.is_set():
             raise ProcessLookupError(self.pid)
-        signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        if self._handle is not None:
+            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        else:
+            os.kill(self.pid, signal.SIGKILL)
 
     def end(self, returncode: int) -> None:
         """Idempotent."""
         if not self._ended.is_set():
             self.returncode = returncode
             self._ended.set()
-            asyncio.get_running_loop().remove_reader(self._handle)
-            os.close(self._handle)
+            if self._handle is not None:
+                asyncio.get_running_loop().remove_reader(self._handle)
+                os.close(self._handle)
 
     def watch_alone(self) -> None:
         """Nobody will tell of its end, nor what its exit status was."""
-        if not self._ended.is_set():
-            asyncio.get_running_loop().add_reader(self._handle, self.end, 0)
+        loop = asyncio.get_running_loop()
+        if self._ended.is_set():
+            return
+        if self._handle is not None:
+            loop.add_reader(self._handle, self.end, 0)
+        elif _runs(self.pid):
+            loop.call_later(_LOOK_S, self.watch_alone)
+        else:
+            self.end(0)
+
+
+def _handle_of(pid: int) -> int | None:
+    """Raises ProcessLookupError: it has ended, and was reaped."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return None  # old kernels and some sandboxes
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError:
+        return False
+    return True
 
 
 class Nursery:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -67,7 +68,12 @@ async def test_workers_that_are_asked_for_at_once_all_come() -> None:
         assert [await fork.wait() for fork, _ in found] == [1, 1, 1, 1]
 
 
-async def test_workers_outlive_the_process_that_they_came_from_and_the_next_one_comes_from_another() -> None:
+@pytest.mark.parametrize("handles", [True, False], ids=["pidfd", "no pidfd"])
+async def test_workers_outlive_the_process_that_they_came_from_and_the_next_one_comes_from_another(
+    monkeypatch: pytest.MonkeyPatch, handles: bool
+) -> None:
+    if not handles:
+        monkeypatch.setattr(os, "pidfd_open", _not_there)
     async with nursery_running() as nursery:
         fork, channel = await one(nursery)
         (pid,) = (pid for pid in children(os.getpid()) if forks.MODULE in command(pid))
@@ -78,6 +84,19 @@ async def test_workers_outlive_the_process_that_they_came_from_and_the_next_one_
         other_channel.close()
         assert await other.wait() == 1
         assert await fork.wait() == 0  # nobody is left to tell its status
+
+
+def _not_there(pid: int) -> int:
+    raise OSError(errno.ENOSYS, "Function not implemented")
+
+
+async def test_without_pidfds_a_worker_is_killed_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "pidfd_open", _not_there)
+    async with nursery_running() as nursery:
+        fork, channel = await one(nursery)
+        with channel:
+            fork.kill()
+            assert await fork.wait() == -signal.SIGKILL
 
 
 async def _another(nursery: Nursery) -> tuple[Fork, socket.socket]:
