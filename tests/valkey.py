@@ -33,6 +33,7 @@ class Valkey:
         self._args = args
         self._file = [str(file)] if file is not None else []
         self.port = port
+        self.password: str | None = None
         self._process: asyncio.subprocess.Process | None = None
         self.socket = folder / "valkey.sock"
         self.url = f"unix://{self.socket}"
@@ -62,7 +63,7 @@ class Valkey:
                 await asyncio.sleep(0.01)
 
     def client(self) -> Redis:
-        return Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0))
+        return Redis(unix_socket_path=str(self.socket), password=self.password, retry=Retry(NoBackoff(), 0))
 
     async def do(self, *words: str | int) -> object:
         """Run a command."""
@@ -155,8 +156,9 @@ class Watched:
 
 
 @asynccontextmanager
-async def sentinel_running(sentinels: int = 2) -> AsyncIterator[Watched]:
-    """The master is called "main"; one that does not answer for 200 ms is replaced."""
+async def sentinel_running(sentinels: int = 2, password: str | None = None) -> AsyncIterator[Watched]:
+    """The master is called "main"; one that does not answer for 200 ms is replaced. password: of all of them."""
+    secret = () if password is None else ("--requirepass", password, "--masterauth", password)
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         made: list[Valkey] = []
@@ -164,13 +166,14 @@ async def sentinel_running(sentinels: int = 2) -> AsyncIterator[Watched]:
         async def started(name: str, *args: str, file: Path | None = None) -> Valkey:
             (folder / name).mkdir()
             server = Valkey(folder / name, *args, port=free_port(), file=file)
+            server.password = password
             stack.push_async_callback(server.kill)
             await server.start()
             made.append(server)
             return server
 
-        first = await started("first", "--repl-diskless-sync-delay", "0")
-        second = await started("second", "--replicaof", "127.0.0.1", str(first.port))
+        first = await started("first", "--repl-diskless-sync-delay", "0", *secret)
+        second = await started("second", "--replicaof", "127.0.0.1", str(first.port), *secret)
         async with asyncio.timeout(READY_S):
             while "'online'" not in str(await first.do("INFO", "replication")):
                 await asyncio.sleep(0.02)
@@ -178,8 +181,9 @@ async def sentinel_running(sentinels: int = 2) -> AsyncIterator[Watched]:
             file = folder / f"sentinel-{index}.conf"
             rules = ("down-after-milliseconds main 200", "failover-timeout main 2000")
             monitor = f"monitor main 127.0.0.1 {first.port} {sentinels}"
-            file.write_text("".join(f"sentinel {line}\n" for line in (monitor, *rules)))
-            await started(f"sentinel-{index}", "--sentinel", file=file)
+            sign_in = () if password is None else (f"auth-pass main {password}", f"sentinel-pass {password}")
+            file.write_text("".join(f"sentinel {line}\n" for line in (monitor, *rules, *sign_in)))
+            await started(f"sentinel-{index}", "--sentinel", *secret[:2], file=file)
         watched = Watched(first, second, made[2:])
         async with asyncio.timeout(READY_S):
             for sentinel in watched.sentinels:

@@ -313,6 +313,21 @@ async def test_a_sentinel_that_is_gone_is_passed_over_and_an_unknown_master_is_n
                 await taken(two, MINUTE, 1)
 
 
+async def test_sentinels_and_their_server_may_each_want_a_password() -> None:
+    async with sentinel_running(sentinels=1, password="sesame") as watched:
+        urls = [url.replace("//", "//:sesame@") for url in watched.urls]
+        signed_in = RedisSentinel(master="main", urls=urls)
+        stranger = RedisSentinel(master="main", urls=watched.urls)
+        right = Options(sentinel=signed_in, password=SecretStr("sesame"), timeout_s=1.0)
+        async with stores(right, Options(sentinel=signed_in, timeout_s=1.0)) as (one, nobody):
+            assert await taken(one, MINUTE, 1) == 1
+            with pytest.raises(StoreLost, match=r"(?i)auth"):
+                await taken(nobody, MINUTE, 1)
+        async with stores(Options(sentinel=stranger, password=SecretStr("sesame"), timeout_s=1.0)) as (nobody,):
+            with pytest.raises(StoreLost, match=r"(?i)auth"):
+                await taken(nobody, MINUTE, 1)
+
+
 async def test_a_cluster_keeps_each_meter_where_it_likes() -> None:
     async with cluster_running() as nodes:
         options = Options(url=f"redis://127.0.0.1:{nodes[0].port}", cluster=True, timeout_s=1.0)
