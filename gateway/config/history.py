@@ -49,14 +49,17 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class History:
-    """The newest `KEPT` configurations, oldest first, in a folder that nobody else may read.
+    """The configurations of one gateway, oldest first, of the newest `KEPT` in a folder that nobody else may read.
+
+    file: the gateway's own, absolute, by which its entries are told from those of others that share the folder.
 
     Without a folder that can be written it is kept in memory: that is no reason not to serve.
     Every method may block.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, file: str = "") -> None:
         self._folder = folder
+        self._file = file
         self._writable = True
         self.salt = self._own_salt()
         """For the versions' digests: made once, and kept."""
@@ -93,7 +96,8 @@ class History:
                     found.append(msgspec.json.decode(file.read_bytes(), type=Entry))
             except (OSError, msgspec.MsgspecError) as error:
                 logger.warning("%s is left out of the history of configurations: %s", file, error)
-        return sorted(found, key=lambda entry: (entry.at, entry.version.number))[-KEPT:]
+        own = [entry for entry in found if entry.file == self._file]
+        return sorted(own, key=lambda entry: (entry.at, entry.version.number))[-KEPT:]
 
     def _files(self) -> list[Path]:
         try:

@@ -70,7 +70,7 @@ class Beginning:
         What was applied over the file goes on serving after a restart, for as long as the file stays what it was then:
         the last word counts, whoever said it. Blocks.
         """
-        history = History(folder)
+        history = History(folder, reader.name)
         try:
             text = reader.text() if reader.file is not None else _written(config)
         except ConfigError:
@@ -84,7 +84,7 @@ class Beginning:
                     "%s, which served last, is not usable any more, the file serves:\n%s", newest.name, error
                 )
         digest = digest_of(config, history.salt)
-        if newest is not None and (newest.version.digest, newest.file) == (digest, reader.name):
+        if newest is not None and newest.version.digest == digest:
             return cls(config, msgspec.structs.replace(newest, base=base), history, reader, text, base)
         entry = Entry(
             version=Version(history.next_number(), digest),

@@ -61,6 +61,16 @@ def test_the_history_outlives_the_process_and_nobody_else_may_read_it(tmp_path: 
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
 
 
+def test_gateways_that_share_a_folder_share_its_numbers_and_nothing_else(tmp_path: Path) -> None:
+    one, other = History(tmp_path, "/one.yaml"), History(tmp_path, "/other.yaml")
+    one.add(entry(1, file="/one.yaml"))
+    assert other.next_number() == 2
+    other.add(entry(2, file="/other.yaml"))
+    assert one.next_number() == 3
+    assert [one.version.number for one in History(tmp_path, "/one.yaml").entries] == [1]
+    assert [one.version.number for one in History(tmp_path, "/other.yaml").entries] == [2]
+
+
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     history = History(tmp_path)
     for number in range(1, KEPT + 11):
