@@ -263,7 +263,8 @@ def _rule_subject(rule: LimitRule, caller: Caller, deployment: str) -> str:
 
 
 def _key_subject(caller: Caller) -> str:
-    return _subject(key=caller.key_id) if caller.key_id else _subject(name=caller.key_name)
+    """A key that replaces another one has its name, and goes on where that one was."""
+    return _subject(tenant=caller.tenant, key=caller.key_name)
 
 
 def _subject(**parts: str) -> str:
