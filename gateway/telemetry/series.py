@@ -592,6 +592,7 @@ ERRORS: Final = frozenset(
         "ttft_timeout",
         "unsupported_content_encoding",
         "unsupported_http_version",
+        "unsupported_media_type",
         "unsupported_operation",
         "upstream_auth",
         "upstream_bad_body",
