@@ -22,6 +22,7 @@ from gateway.usage.record import UsageRecord
 from gateway.usage.segments import Look, hold, is_finished, look, make_folder, segments, set_aside
 from gateway.usage.store import Row, day_of, forget_before, put, store
 from gateway.usage.tables import usage, usage_positions
+from gateway.usage.tail import salvage
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,8 @@ class Intake:
             DatabaseGone: what was not taken in stays where it is.
             OSError: a segment cannot be read or deleted.
         """
+        with contextlib.suppress(OSError):
+            salvage(self._folder)
         found = segments(self._folder)
         if not found:
             return 0

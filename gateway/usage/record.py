@@ -20,13 +20,13 @@ _REMEMBERED = 4_096
 MAX_TOKENS = 10**12
 
 
-class UsageRecord(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="call"):
+class UsageRecord(msgspec.Struct, array_like=True, gc=False, tag="call"):
     """One model call that reached admission. On disk it is an array: new fields come last, with a default.
 
     id:         unique over workers, restarts and machines. request_id may be the client's own, so it is not.
     at:         Unix time in seconds at which the client had its last byte.
     tokens:     cached and cache_write are part of prompt, reasoning is part of completion.
-    usd:        exact, as decimal text; empty: the model has no price.
+    usd:        exact, as decimal text; empty: it has not been reckoned yet, or the model has no price.
     price_version: of the table and of what the configuration says otherwise; empty: nothing was to be priced.
     ttft_s:     None: there was no first token.
     error:      OpenAI `code` of the error; empty for success.
@@ -101,6 +101,12 @@ class Pricing:
             self._known[model] = self._prices.find(model)
         return self._known[model]
 
+    def charge(self, made: UsageRecord) -> None:
+        """Reckon what the call costs, if that is not known yet and its model has a price."""
+        price = self.price(made.engine_model) if made.price_version and not made.usd else None
+        if price is not None:
+            made.usd = reckoned(price, made.usage)
+
 
 def pricing_of(config: Config) -> Pricing:
     return Pricing(PriceTable(shipped(), overrides_of(config)))
@@ -119,9 +125,9 @@ def counts(record: Record) -> bool:
 
 
 def usage_record(record: Record, unique_id: str, at: float, pricing: Pricing) -> UsageRecord:
-    """What is kept of a call that is over."""
+    """What is kept of a call that is over, but for what it costs: see `Pricing.charge`."""
     used = _plausible(record.usage)
-    usd, version = _priced(record, used, pricing)
+    is_free = record.cache == "hit" or not (used.prompt_tokens or used.completion_tokens)
     return UsageRecord(
         unique_id,
         record.request_id,
@@ -140,8 +146,8 @@ def usage_record(record: Record, unique_id: str, at: float, pricing: Pricing) ->
         used.cache_write_tokens,
         used.completion_tokens,
         used.reasoning_tokens,
-        usd,
-        version,
+        _FREE if is_free else "",
+        "" if is_free else pricing.version,
         record.first_token_s - record.started_s if record.first_token_s else None,
         record.ended_s - record.started_s,
         record.status,
@@ -177,21 +183,20 @@ def plain(usd: Decimal) -> str:
 
 def _plausible(usage: Usage) -> Usage:
     """An engine may tell anything."""
-    counts = (
+    if (
+        0 <= usage.prompt_tokens <= MAX_TOKENS
+        and 0 <= usage.completion_tokens <= MAX_TOKENS
+        and 0 <= usage.cached_tokens <= MAX_TOKENS
+        and 0 <= usage.reasoning_tokens <= MAX_TOKENS
+        and 0 <= usage.cache_write_tokens <= MAX_TOKENS
+    ):
+        return usage
+    told = (
         usage.prompt_tokens,
         usage.completion_tokens,
         usage.cached_tokens,
         usage.reasoning_tokens,
         usage.cache_write_tokens,
     )
-    if min(counts) >= 0 and max(counts) <= MAX_TOKENS:
-        return usage
-    prompt, completion, cached, reasoning, written = (min(max(0, count), MAX_TOKENS) for count in counts)
+    prompt, completion, cached, reasoning, written = (min(max(0, count), MAX_TOKENS) for count in told)
     return Usage(prompt, completion, cached, reasoning, written, usage.cached_told, usage.estimated)
-
-
-def _priced(record: Record, used: Usage, pricing: Pricing) -> tuple[str, str]:
-    if record.cache == "hit" or not (used.prompt_tokens or used.completion_tokens):
-        return _FREE, ""
-    price = pricing.price(record.engine_model)
-    return ("" if price is None else reckoned(price, used)), pricing.version

@@ -27,14 +27,14 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
-def create(folder: Path, name: str) -> int:
+def create(folder: Path, name: str, mode: int = os.O_WRONLY | os.O_APPEND) -> int:
     """A new segment, open for appending and locked for as long as the descriptor is open, however that ends.
 
     Raises:
         OSError: it cannot be made.
     """
     fresh = folder / f"{name}{_FRESH}"
-    fd = os.open(fresh, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = os.open(fresh, mode | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Only now may it be seen: one without a lock counts as finished.

@@ -12,19 +12,21 @@ import time
 from pathlib import Path
 from typing import Final
 
+from gateway.clock import wall_time_s
 from gateway.config import Config
 from gateway.config.database_options import Database
 from gateway.process.machine import state_folder
 from gateway.record import Record
 from gateway.telemetry import Telemetry, series
 from gateway.usage.frames import framed
-from gateway.usage.record import Pricing, Tariff, counts, pricing_of, usage_record
+from gateway.usage.record import Pricing, Tariff, UsageRecord, counts, pricing_of, usage_record
 from gateway.usage.segments import create, make_folder, size_of
+from gateway.usage.tail import Tail
 
 logger = logging.getLogger(__name__)
 
-GATHER_S: Final = 0.005
-"""Records that come within this time are written together. What is not yet written is lost if the process is killed."""
+GATHER_S: Final = 0.02
+"""Records that come within this time are written together. Until then they are in memory that outlives the process."""
 SYNC_S: Final = 1.0
 """Written records are on the disk within about this time; until then they outlive the process, but not the power."""
 LOOK_S: Final = 1.0
@@ -36,8 +38,6 @@ SEGMENT_S: Final = 60.0
 CLOSE_S: Final = 5.0
 COMPLAIN_S: Final = 60.0
 
-_Finished = tuple[Record, int]
-"""A record, and when it was over: Unix time in ns."""
 _Frame = tuple[bytes, str]
 """A record as it is written, and the model by whose price it was reckoned; empty: by none."""
 
@@ -64,10 +64,17 @@ class Spool:
         segment_s: float = SEGMENT_S,
     ) -> None:
         make_folder(folder)
+        self._pricing = pricing
+        self._nonce = secrets.token_hex(6)
+        self._records = 0
         self._max_records = max_records
-        self._waiting: queue.SimpleQueue[_Finished | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[UsageRecord | None] = queue.SimpleQueue()
         self._refused = 0
-        self._writer = _Writer(folder, pricing, max_bytes, max_records, segment_bytes, segment_s)
+        self._tail = Tail.beside(folder, self._nonce)
+        self._in_tail: set[str] = set()
+        """Models whose prices the tail holds."""
+        self._queued = 0
+        self._writer = _Writer(folder, self._nonce, pricing, max_bytes, max_records, segment_bytes, segment_s)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="headrace-usage", daemon=True)
         self._thread.start()
@@ -93,14 +100,25 @@ class Spool:
     def append(self, record: Record) -> None:
         """Keep a record of a call that is over; what is no model call, or reached no admission, is passed over.
 
-        Never blocks. The record must not be changed any more.
+        Never blocks, and never raises.
         """
         if not counts(record):
             return
         if self._waiting.qsize() >= self._max_records:
             self._refused += 1
-        else:
-            self._waiting.put((record, time.time_ns()))
+            return
+        self._records += 1
+        try:
+            made = usage_record(record, f"{self._nonce}-{self._records:x}", wall_time_s(), self._pricing)
+            if self._tail is not None:
+                self._add_to_tail(self._tail, made)
+        except Exception:
+            # Whatever is wrong with this one, its client has its answer.
+            logger.exception("the usage of request %s cannot be recorded", record.request_id)
+            self._refused += 1
+            return
+        self._queued += 1
+        self._waiting.put(made)
 
     def close(self) -> None:
         """Write what waits. Blocks for at most `CLOSE_S` seconds; what a stalled disk did not take is lost."""
@@ -112,6 +130,17 @@ class Spool:
             self._refused += lost
             logger.error("usage: the disk does not take the last %d records: they are lost", lost)
 
+    def _add_to_tail(self, tail: Tail, made: UsageRecord) -> None:
+        """Not reckoned yet, which takes longer than all the rest."""
+        if self._queued == self._writer.written + self._writer.dropped:
+            tail.clear()
+            self._in_tail.clear()
+        model = made.engine_model
+        if made.price_version and model not in self._in_tail:
+            self._in_tail.add(model)
+            tail.append(tariff(self._pricing, model))
+        tail.append(framed(made))
+
     def _run(self) -> None:
         writer = self._writer
         while not self._stop.is_set():
@@ -122,9 +151,17 @@ class Spool:
             writer.look_after()
         writer.take(self._drain())
         writer.close()
+        if self._tail is not None:
+            self._tail.close()
 
-    def _drain(self) -> list[_Finished | None]:
+    def _drain(self) -> list[UsageRecord | None]:
         return [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
+
+
+def tariff(pricing: Pricing, model: str) -> bytes:
+    """The price of a model, as it stands in a file; nothing if it has none."""
+    price = pricing.price(model)
+    return b"" if price is None else framed(Tariff(pricing.version, model, price))
 
 
 def open_spool(config: Config) -> Spool | None:
@@ -158,7 +195,14 @@ class _Writer:
     """The thread's side: one open segment at most. What the disk refuses is tried again while there is room for it."""
 
     def __init__(
-        self, folder: Path, pricing: Pricing, max_bytes: int, max_records: int, segment_bytes: int, segment_s: float
+        self,
+        folder: Path,
+        nonce: str,
+        pricing: Pricing,
+        max_bytes: int,
+        max_records: int,
+        segment_bytes: int,
+        segment_s: float,
     ) -> None:
         self.written = 0
         self.dropped = 0
@@ -169,8 +213,7 @@ class _Writer:
         self._max_records = max_records
         self._segment_bytes = segment_bytes
         self._segment_s = segment_s
-        self._nonce = secrets.token_hex(6)
-        self._records = 0
+        self._nonce = nonce
         self._names = 0
         self._fd: int | None = None
         self._length = 0
@@ -190,9 +233,8 @@ class _Writer:
             return RETRY_S
         return SYNC_S if self._dirty or self._fd is not None else LOOK_S
 
-    def take(self, finished: list[_Finished | None]) -> None:
-        made = (self._made(*one) for one in finished if one is not None)
-        records = [*self._stuck, *(one for one in made if one is not None)]
+    def take(self, fresh: list[UsageRecord | None]) -> None:
+        records = [*self._stuck, *(self._reckoned(one) for one in fresh if one is not None)]
         self._stuck = []
         if not records:
             return
@@ -231,22 +273,15 @@ class _Writer:
     def _is_due(self, now_s: float) -> bool:
         return self._length >= self._segment_bytes or now_s - self._opened_s >= self._segment_s
 
-    def _made(self, record: Record, at_ns: int) -> _Frame | None:
-        self._records += 1
-        try:
-            made = usage_record(record, f"{self._nonce}-{self._records:x}", at_ns / 1e9, self._pricing)
-            return framed(made), made.engine_model if made.usd and made.price_version else ""
-        except Exception:
-            # Whatever is wrong with one, the thread has to go on for all the others.
-            logger.exception("the usage of request %s cannot be recorded", record.request_id)
-            self.dropped += 1
-            return None
+    def _reckoned(self, made: UsageRecord) -> _Frame:
+        self._pricing.charge(made)
+        return framed(made), made.engine_model if made.usd and made.price_version else ""
 
     def _write(self, records: list[_Frame]) -> None:
         """All of them or none."""
         fd = self._fd if self._fd is not None else self._open()
         fresh = {model for _, model in records if model} - self._tariffs
-        data = b"".join([*map(self._tariff, fresh), *(frame for frame, _ in records)])
+        data = b"".join([*(tariff(self._pricing, one) for one in fresh), *(frame for frame, _ in records)])
         view = memoryview(data)
         try:
             while view:
@@ -272,11 +307,6 @@ class _Writer:
         self._fd = create(self._folder, f"{self._nonce}-{self._names:06d}")
         self._length, self._opened_s, self._tariffs = 0, time.monotonic(), set()
         return self._fd
-
-    def _tariff(self, model: str) -> bytes:
-        price = self._pricing.price(model)
-        assert price is not None
-        return framed(Tariff(self._pricing.version, model, price))
 
     def _finish(self) -> None:
         if self._fd is None:

@@ -44,7 +44,10 @@ def kept(
     record: Record, unique_id: str = "one", at: float = 1_795_348_800.0, prices: Pricing | None = None
 ) -> UsageRecord:
     """By default at noon on 2026-11-22."""
-    return usage_record(record, unique_id, at, prices or pricing())
+    prices = prices or pricing()
+    made = usage_record(record, unique_id, at, prices)
+    prices.charge(made)
+    return made
 
 
 def spool_in(folder: Path, **options: Any) -> Spool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from gateway.config.load import parse_config
@@ -72,6 +74,41 @@ async def test_a15_a_worker_is_killed_and_what_it_spooled_is_there(tmp_path: Pat
                     await asyncio.sleep(0.05)
         async with office(url) as there:
             await all_are_there(there, 10)
+
+
+async def test_a15_a_worker_is_killed_amid_requests_and_its_answers_are_accounted_for(tmp_path: Path) -> None:
+    """But for the one call, at each kill, whose last byte was being sent: a worker does one thing at a time."""
+    url = f"sqlite:///{tmp_path}/db"
+    answered: set[str] = set()
+
+    async def keep_asking(http: httpx.AsyncClient) -> None:
+        while True:
+            with suppress(httpx.TransportError):
+                answer = await http.post("/v1/chat/completions", json=chat())
+                assert answer.status_code == 200
+                answered.add(answer.headers["x-request-id"])
+
+    async with engine_running() as engine, served(tmp_path, config(engine, url)) as gateway:
+        await gateway.ready()
+        async with client(gateway.url, headers={"authorization": f"Bearer {KEY}"}) as http:
+            asking = [asyncio.create_task(keep_asking(http)) for _ in range(4)]
+            for wanted in (50, 100):
+                await settled(lambda wanted=wanted: len(answered) < wanted, "no answers", 20.0)  # type: ignore[misc]
+                (pid,) = gateway.workers()
+                os.kill(pid, signal.SIGKILL)
+                await settled(lambda pid=pid: gateway.workers() in ([], [pid]), "no new worker", 20.0)  # type: ignore[misc]
+            await settled(lambda: len(answered) < 150, "no answers", 20.0)
+            for task in asking:
+                task.cancel()
+            await asyncio.wait(asking)
+        async with office(url) as there:
+            async with asyncio.timeout(10.0):
+                while True:
+                    rows = await there.rows(len(answered) - 2)
+                    if len(answered - {row.request_id for row in rows}) <= 2:
+                        break
+                    await asyncio.sleep(0.05)
+        assert len(rows) == len({row.request_id for row in rows})
 
 
 async def test_after_the_end_everything_is_in_the_database(tmp_path: Path) -> None:
