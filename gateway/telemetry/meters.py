@@ -6,6 +6,7 @@ from typing import Final
 
 from gateway.record import Record
 from gateway.telemetry import series
+from gateway.telemetry.error_codes import ERRORS
 from gateway.telemetry.metrics import Labels, Registry, Values, observe
 
 GATEWAY: Final = "headrace"
@@ -48,7 +49,7 @@ class _Children:
         self._predicted: Values | None = None
         self._ttft: Values | None = None
         self._tpot: Values | None = None
-        known = error if not error or error in series.ERRORS else series.OTHER
+        known = error if not error or error in ERRORS else series.OTHER
         self.requests = registry.child(series.REQUESTS, (*owner, str(status), known))
         self.duration: Values | None = None
         if model[0]:

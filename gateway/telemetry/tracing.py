@@ -19,6 +19,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from gateway.config import Tracing as Options
 from gateway.record import Record
 from gateway.telemetry import series
+from gateway.telemetry.error_codes import ERRORS
 from gateway.telemetry.meters import GATEWAY
 from gateway.telemetry.redact import Redactor
 from gateway.telemetry.span import Span
@@ -79,7 +80,7 @@ class Tracer:
             otel.set_attribute("url.path", self._redactor.shown(record.path))
             otel.set_attribute("headrace.request_id", self._redactor.shown(record.request_id))
             if record.error_type:
-                known = record.error_type in series.ERRORS
+                known = record.error_type in ERRORS
                 otel.set_attribute("error.type", record.error_type if known else series.UNNAMED_ERROR)
             if record.status >= 500 or (record.error_type and record.status < 400):
                 otel.set_status(Status(StatusCode.ERROR))

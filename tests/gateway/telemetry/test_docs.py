@@ -10,8 +10,9 @@ import pytest
 
 from gateway import errors
 from gateway.telemetry.access_log import Line
+from gateway.telemetry.error_codes import ERRORS
 from gateway.telemetry.logs import Message
-from gateway.telemetry.series import ALL, ERRORS, OUTCOMES
+from gateway.telemetry.series import ALL, OUTCOMES
 from gateway.upstream import Outcome
 
 ROOT = Path(__file__).resolve().parents[3]
