@@ -1,13 +1,15 @@
 """The Valkey that the supervisor runs where limits are to be counted and the configuration names no server for it.
 
-Counts outlive workers and configurations there, and are shared by all workers; they end with the gateway, and begin
-anew if Valkey itself dies. Only this user can reach it, over a socket; it writes nothing to disk.
+Counts outlive workers and configurations there, and are shared by all workers. They are kept on disk by the port that
+the gateway serves at, so that neither its restart nor a crash forgets what was used of a day's or a month's limit: at
+most the last second. Only this user can reach it, over a socket.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import importlib.util
 import os
 import socket
@@ -30,9 +32,10 @@ _LONGEST_PATH = 100
 """The system takes no name of a socket that is much longer."""
 _BACKOFF = Backoff(first_s=0.05, max_s=5.0, healthy_s=30.0, crash_loop_after=4)
 _OPTIONS = (
-    "--port 0 --unixsocketperm 700 --save '' --appendonly no --maxmemory-policy noeviction --databases 1"
-    " --loglevel warning --latency-tracking no"
+    "--port 0 --unixsocketperm 700 --save '' --maxmemory-policy noeviction --databases 1 --loglevel warning"
+    " --latency-tracking no"
 )
+_KEPT = "--appendonly yes --appendfsync everysec --auto-aof-rewrite-min-size 8mb"
 
 
 class EmbeddedStore:
@@ -46,6 +49,7 @@ class EmbeddedStore:
         self._console = console
         self._path = Path()
         self._launcher: ProcessLauncher | None = None
+        self._lock: int | None = None
         self._serving = False
         self._trouble = ""
 
@@ -65,11 +69,14 @@ class EmbeddedStore:
         if config.redis is not None or not needs_store(config):
             return config
         # Workers meet each other at the board already.
-        redis = Redis(url=await self.start(), peers=False, timeout_s=TIMEOUT_S)
+        port = config.server.port
+        redis = Redis(url=await self.start(f"counts-{port}" if port else ""), peers=False, timeout_s=TIMEOUT_S)
         return config.model_copy(update={"redis": redis})
 
-    async def start(self) -> str:
+    async def start(self, name: str = "") -> str:
         """Have it run. Returns its URL when it answers.
+
+        name: what its counts are kept under; empty: they end with it.
 
         Raises:
             LaunchError: it cannot run here; the message says why, and what to do.
@@ -77,7 +84,9 @@ class EmbeddedStore:
         if self._launcher is None:
             binary = server_binary()
             self._path = await in_thread(lambda: _socket_path(self._folder))
-            self._launcher = _launcher(binary, self._path, self)
+            if name and self._path.parent == self._folder:
+                self._lock = _locked(self._folder / f"{name}.lock")
+            self._launcher = _launcher(binary, self._path, self, name if self._lock is not None else "")
             self._launcher.start()
         if not self._serving:
             await self._answering()
@@ -91,6 +100,9 @@ class EmbeddedStore:
         if launcher is not None:
             await launcher.stop()
             await in_thread(lambda: _remove(self._path, self._folder))
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
 
     def kill(self) -> None:
         """SIGKILL now."""
@@ -104,7 +116,8 @@ class EmbeddedStore:
         self._trouble = " ".join([change.reason, *lines[-2:]])
         if self._serving:
             again = f"; it is started again in {change.retry_in_s:.1f} s" if change.retry_in_s is not None else ""
-            self._console.warn(f"the store of the limits ended: {change.reason}{again}, and its counts begin anew")
+            counts = "begin anew" if self._lock is None else "go on"
+            self._console.warn(f"the store of the limits ended: {change.reason}{again}, and its counts {counts}")
 
     async def _answering(self) -> None:
         try:
@@ -136,8 +149,9 @@ def server_binary() -> Path:
 _INSTEAD = "set `redis.url` to a Redis or Valkey server of your own"
 
 
-def _launcher(binary: Path, path: Path, store: EmbeddedStore) -> ProcessLauncher:
+def _launcher(binary: Path, path: Path, store: EmbeddedStore, name: str) -> ProcessLauncher:
     options = [option.strip("'") for option in _OPTIONS.split()]
+    options += [*_KEPT.split(), "--appenddirname", name] if name else ["--appendonly", "no"]
     argv = [str(binary), *options, "--dir", str(path.parent), "--unixsocket", str(path)]
     spec = LaunchSpec("limits", argv, stop_timeout_s=STOP_S)
     return ProcessLauncher(spec, on_change=store.changed, backoff=_BACKOFF)
@@ -156,6 +170,20 @@ def _socket_path(folder: Path) -> Path:
     except OSError:  # such as a read-only home
         usable = False
     return path if usable else Path(tempfile.mkdtemp(prefix="headrace-")) / path.name
+
+
+def _locked(path: Path) -> int | None:
+    """For this gateway alone: a descriptor to be closed in the end. None: another one has it."""
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
 
 
 def _remove(path: Path, folder: Path) -> None:

@@ -85,6 +85,33 @@ async def test_one_that_is_killed_is_started_again_at_the_same_place(
         await settled(lambda: [] if caplog.text.count("begin anew") == 2 else ["lives"], "it was not killed")
 
 
+async def test_what_was_used_is_kept_over_a_restart_by_the_gateway_s_port(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with store_in(tmp_path) as store:
+        assert await taken(await store.start("counts-8080")) == 4
+        assert store.pid is not None
+        os.kill(store.pid, signal.SIGKILL)
+        async with asyncio.timeout(PATIENCE_S):
+            while "its counts go on" not in caplog.text or not await embedded._pong(store._path):
+                await asyncio.sleep(0.01)
+        assert await taken(await store.start()) == 4
+    async with store_in(tmp_path) as store:
+        url = await store.start("counts-8080")
+        assert await taken(url) == 2
+    async with store_in(tmp_path) as store:
+        assert await taken(await store.start("counts-9090")) == 4
+
+
+async def test_two_gateways_never_keep_their_counts_in_the_same_place(tmp_path: Path) -> None:
+    held = embedded._locked(tmp_path / "counts-8080.lock")
+    assert held is not None
+    async with store_in(tmp_path) as store:
+        assert await taken(await store.start("counts-8080")) == 4
+        assert not (tmp_path / "counts-8080").exists()
+    os.close(held)
+
+
 async def test_where_its_socket_has_no_room_it_has_a_folder_of_its_own(tmp_path: Path) -> None:
     async with store_in(tmp_path / ("x" * 100)) as store:
         url = await store.start()
