@@ -17,8 +17,8 @@ BUSY = 4.0
 """A backlog lasts so many times longer than it takes to work off, for more arrives meanwhile: 1 / (1 - load), at three
 quarters."""
 FULL = 0.125
-"""Of the mean latency, how much longer an answer takes where the KV cache is spoken for in full, as each step reads it: a
-quarter. That too counts half."""
+"""Of the mean latency, how much longer an answer takes where the KV cache is spoken for in full, as each step reads it:
+a quarter. That too counts half."""
 TIE = 0.01
 """Costs that lie within this share of the lowest are equal: whoever has the least to do, now and of late, is taken."""
 TIE_S = 0.001
@@ -32,9 +32,9 @@ class Seconds(NamedTuple):
 
     backlog_s: prefill that is ahead of it.
     prefill_s: its own: of the tokens that this replica does not hold, at its own speed.
-    stall_s:   what that takes from those in flight, who have their first token. Each counts by its latency, the age that it has and the mean age
-               that it has still ahead, as a share of the mean: so it is the squares of latencies that stay small,
-               and no replica crawls on with few requests because they are few.
+    stall_s:   what that takes from those in flight, who have their first token. Each counts by its latency, the age
+               that it has and the mean age that it has still ahead, as a share of the mean: so it is the squares of
+               latencies that stay small, and no replica crawls on with few requests because they are few.
     delay_s:   what it takes from those that arrive before the backlog is gone.
     fixed_s:   round trip and scheduling.
     kv_s:      decoding among longer contexts.
