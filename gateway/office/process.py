@@ -117,7 +117,7 @@ class Office:
         feed = Feed(DirectorySource(desks[0]), keepsake, clock, rng, ring.take)
         self._telemetry = telemetry = _telemetry(config)
         self._registry = _registry(config, feed)
-        state = OfficeState(config, desks[1], self._pools, self._ask_config)
+        state = OfficeState(config, desks[1], self._pools, self._ask_config, lambda: feed.is_up)
         tokens = tokens_of(config.auth, clock, rng)
         identity = KeyRing(config.auth, ring, tokens=tokens, for_admins=True)
         server = AdminServer(state, identity, telemetry, clock, server_tls(config), told.version)

@@ -26,12 +26,14 @@ class OfficeState:
     desk:   of the API, for `work` alone.
     pools:  what all workers see of the pools.
     ask_config: the supervisor, for what configuration serves, and to change it.
+    is_up:  whether the database answered of late: while it does not, nobody waits to hear so.
     """
 
     config: Config
     desk: Desk
     pools: Callable[[], Awaitable[PoolList]]
     ask_config: Callable[[Question], Awaitable[Answer]]
+    is_up: Callable[[], bool] = lambda: True
 
     async def work(self, work: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call `work` with the database, off the loop.
@@ -40,10 +42,16 @@ class OfficeState:
             Overloaded: 503, the database is away.
             NotFound, Conflict, InvalidRequest: the directory refuses it.
         """
+        if not self.is_up():
+            raise _away("it does not answer")
         try:
             return await self.desk.run(work, *args, **kwargs)
         except Refused as error:
             raise _ANSWERS[type(error)](sentence(str(error))) from None
         except (DatabaseGone, DatabaseUnusable) as error:
-            message = f"The database is away: {error}. Model calls go on; try again."
-            raise Overloaded(message, code="database_away", retry_after_s=2.0) from None
+            raise _away(str(error)) from None
+
+
+def _away(reason: str) -> Overloaded:
+    message = f"The database is away: {reason}. Model calls go on; try again."
+    return Overloaded(message, code="database_away", retry_after_s=2.0)

@@ -98,7 +98,7 @@ async def office_running(
     desks = [Desk(opener, "directory"), Desk(opener, "api", threads=2)]
     feed = Feed(DirectorySource(desks[0]), Keepsake(folder / "kept"), clock, random.Random(1), ring.take)
     telemetry = await asyncio.to_thread(Telemetry, config.telemetry)
-    state = OfficeState(config, desks[1], _no_pools, _some_config)
+    state = OfficeState(config, desks[1], _no_pools, _some_config, lambda: feed.is_up)
     identity = KeyRing(config.auth, ring, for_admins=True)
     # Reads its own version from disk, once.
     server = await asyncio.to_thread(AdminServer, state, identity, telemetry, clock, None, "1-test")

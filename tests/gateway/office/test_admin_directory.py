@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from gateway.clock import RealClock
 from gateway.config import Auth
 from gateway.errors import Unauthenticated
 from gateway.identity import KeyRing
@@ -129,3 +132,40 @@ async def test_what_the_directory_refuses_is_told_with_its_reason(office: Office
     typed = await office.post("admin", "/keys", {"name": "k", "organisation": "acme", "limits": {"parallel": "many"}})
     assert (typed.status_code, typed.json()["error"]["param"]) == (400, "limits.parallel")
     assert (await office.get("admin", "/teams")).json()["error"]["param"] == "organisation"
+
+
+async def test_while_another_program_holds_the_database_reads_go_on_and_changes_are_told_to_wait(
+    tmp_path: Path,
+) -> None:
+    """A15"""
+    async with office_running(f"sqlite:///{tmp_path}/headrace.db", tmp_path) as office:
+        holder = await asyncio.to_thread(_hold, tmp_path / "headrace.db")
+        changed, read = await asyncio.gather(
+            office.post("admin", "/organisations", {"name": "late"}), office.get("admin", "/organisations")
+        )
+        assert read.status_code == 200
+        assert (changed.status_code, changed.json()["error"]["code"]) == (503, "database_away")
+        await asyncio.to_thread(holder.close)
+        assert (await office.post("admin", "/organisations", {"name": "late"})).status_code == 201
+
+
+def _hold(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("BEGIN IMMEDIATE")
+    return connection
+
+
+async def test_while_the_database_does_not_answer_nobody_waits_to_hear_so(tmp_path: Path) -> None:
+    async with office_running(f"sqlite:///{tmp_path}/headrace.db", tmp_path) as office:
+        office.feed._clock = NeverClock()
+        await settled(lambda: "up" if office.feed.is_up else None, "the database is asked still", 5.0)
+        answer = await office.get("admin", "/organisations")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_away")
+        assert answer.headers["retry-after"] == "2"
+
+
+class NeverClock(RealClock):
+    """A feed that asks the database no more."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.Event().wait()
