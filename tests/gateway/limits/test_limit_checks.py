@@ -45,9 +45,9 @@ def refused(more: str, of_key: str = "") -> tuple[str, str, str]:
             'did you mean "acme"?',
         ),
         (
-            "limits: [{match: {key: serch}, parallel: 1}]",
+            "limits: [{match: {key: seerch}, parallel: 1}]",
             "limits[0].match.key",
-            '"serch" is no key of auth.keys',
+            '"seerch" is no key of auth.keys',
             'did you mean "search"?',
         ),
         (
