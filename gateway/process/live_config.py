@@ -129,12 +129,16 @@ class LiveConfig:
         self._jobs.put_nowait(_Job(given, note, loaded, again, base, done))
         return await asyncio.shield(done)
 
-    async def reread(self) -> Outcome:
-        """SIGHUP: read the file again. If it is as it was, what serves stays, whoever brought that."""
+    async def reread(self, known: Callable[[str], None] = lambda text: None) -> Outcome:
+        """SIGHUP: read the file again. If it is as it was, what serves stays, whoever brought that.
+
+        known: hears what is in it.
+        """
         try:
             text = await in_thread(self.reader.text)
         except ConfigError as error:
             return self._refused(Propose(text="", origin="signal"), [str(error)])
+        known(text)
         base = hash_of(text)
         if base == self._base:
             given = Propose(text=self.entry.text, name=self.entry.name, origin="signal")

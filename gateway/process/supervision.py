@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Coroutine
+from pathlib import Path
 
 from engines.launcher import LaunchError
 from gateway.config import Config
@@ -42,7 +43,7 @@ class Supervisor:
 
     def __init__(self, beginning: Beginning, console: Console) -> None:
         self._live = live = LiveConfig(beginning, self._switch_or_say_why, console)
-        self._text = beginning.text
+        self._watch = Watch(beginning.reader.file or Path(), beginning.text, beginning.reader.load_file)
         self._console = console
         self._engines = Engines(console, state_folder() / "engines")
         self._numbering = Numbering(live.config.telemetry.max_tenants, self._engines.memory, live.metrics)
@@ -80,7 +81,9 @@ class Supervisor:
         except _CANNOT as error:
             self._console.fail(f"cannot start: {error}")
             return 1
-        changing = [asyncio.create_task(work) for work in (self._live.run(), self._reload_when_told(), self._watch())]
+        changing = [
+            asyncio.create_task(work) for work in (self._live.run(), self._reload_when_told(), self._keep_watch())
+        ]
         await self._stop.wait()
         for task in changing:
             task.cancel()
@@ -162,21 +165,21 @@ class Supervisor:
             if self._live.reader.file is None:
                 self._console.tell("SIGHUP: log files are opened anew; there is no configuration file to read again")
             else:
-                await self._live.reread()
+                await self._live.reread(self._watch.knows)
 
-    async def _watch(self) -> None:
+    async def _keep_watch(self) -> None:
         """Have a change of the file take effect by itself."""
-        reader = self._live.reader
-        if reader.file is None:
-            return
-        watch = Watch(reader.file, self._text, reader.load_file)
-        while True:
+        watch, live = self._watch, self._live
+        while live.reader.file is not None:
             await asyncio.sleep(watch.pause_s)
-            if not self._live.config.server.watch_config:
+            if not live.config.server.watch_config:
                 continue
-            found = await in_thread(lambda: watch.look(time.monotonic()))
-            if found is not None:
-                await self._live.changed(found)
+            try:
+                found = await in_thread(lambda: watch.look(time.monotonic()))
+                if found is not None:
+                    await live.changed(found)
+            except Exception:
+                logger.exception("%s could not be looked at; it is looked at again", live.reader.file)
 
     async def _switch_or_say_why(self, config: Config, entry: Entry) -> None:
         try:

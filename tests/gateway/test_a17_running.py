@@ -188,6 +188,17 @@ async def test_with_the_watch_switched_off_only_sighup_makes_a_changed_file_serv
             assert gateway.text.count(SERVES) == 1
 
 
+async def test_what_sighup_has_dealt_with_the_watch_leaves_alone(tmp_path: Path) -> None:
+    async with engine_running() as engine, served(tmp_path, config_for(engine, workers=1)) as gateway:
+        await gateway.ready()
+        gateway.file.write_text("server: {prot: 1}")
+        gateway.signal(signal.SIGHUP)
+        await gateway.said("SIGHUP: the configuration is refused")
+        replace(gateway.file, json.dumps(config_for(engine, workers=1, more=1)))
+        await gateway.said(SERVES)
+        assert gateway.text.count("is refused") == 1
+
+
 async def test_the_command_shows_compares_applies_and_takes_back(tmp_path: Path) -> None:
     async with engine_running() as engine, served(tmp_path, config_for(engine)) as gateway:
         await gateway.ready()
