@@ -17,6 +17,7 @@ EXACT = Context(prec=60, traps=[Inexact])
 _FREE = "0"
 _REFUSED_BEFORE_ADMISSION = "residency_violation"
 _REMEMBERED = 4_096
+_UNKNOWN = Price(input=Decimal(0))
 MAX_TOKENS = 10**12
 
 
@@ -94,12 +95,13 @@ class Pricing:
         self._known: dict[str, Price | None] = {}
 
     def price(self, model: str) -> Price | None:
-        """None: there is none."""
-        if model not in self._known:
+        """None: there is none. Asked by several threads."""
+        found = self._known.get(model, _UNKNOWN)
+        if found is _UNKNOWN:
             if len(self._known) >= _REMEMBERED:
                 self._known.clear()
-            self._known[model] = self._prices.find(model)
-        return self._known[model]
+            found = self._known[model] = self._prices.find(model)
+        return found
 
     def charge(self, made: UsageRecord) -> None:
         """Reckon what the call costs, if that is not known yet and its model has a price."""

@@ -36,7 +36,8 @@ async def api(tmp_path: Path) -> AsyncIterator[FastAPI]:
     await asyncio.to_thread(fill)
     made = FastAPI()
     answer_errors(made)
-    others: dict[str, Any] = {field.name: None for field in dataclasses.fields(OfficeState)}
+    needed = (field for field in dataclasses.fields(OfficeState) if field.default is dataclasses.MISSING)
+    others: dict[str, Any] = {field.name: None for field in needed}
     usage.add_routes(made, OfficeState(**others | {"desk": desk}))
     yield made
     desk.close()

@@ -109,7 +109,7 @@ def test_wrong_words_are_told_with_the_right_ones(config: Path, tmp_path: Path) 
     broken.write_text("database: {url: 'sqlite:////no/such/folder/db'}")
     answer = asked(broken)
     assert answer.status == 1 and "/no/such/folder" in answer.err
-    broken.write_text("databse: {}")
+    broken.write_text("data_base: {}")
     assert asked(broken).status == 1
 
 

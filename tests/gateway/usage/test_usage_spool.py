@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config.load import parse_config
+from gateway.usage import segment_writer
 from gateway.usage import spool as spool_module
 from gateway.usage.frames import Ending
 from gateway.usage.record import Tariff
@@ -84,7 +85,7 @@ def test_segments_are_finished_by_size_and_by_age(tmp_path: Path) -> None:
 def test_past_the_limit_the_oldest_stay_and_new_ones_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spool_module, "LOOK_S", 0.01)
+    monkeypatch.setattr(segment_writer, "LOOK_S", 0.01)
     spool = spool_in(tmp_path, max_bytes=500)
     fill(spool, 5)
     until(lambda: spool.written == 5)
@@ -122,7 +123,7 @@ class Disk:
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     found = Disk()
     monkeypatch.setattr(os, "write", found)
-    monkeypatch.setattr(spool_module, "RETRY_S", 0.01)
+    monkeypatch.setattr(segment_writer, "RETRY_S", 0.01)
     return found
 
 
@@ -205,7 +206,7 @@ def test_a_sync_that_fails_is_told(
         raise OSError(errno.EIO, "no")
 
     monkeypatch.setattr(os, "fdatasync", refuse)
-    monkeypatch.setattr(spool_module, "SYNC_S", 0.0)
+    monkeypatch.setattr(segment_writer, "SYNC_S", 0.0)
     spool = spool_in(tmp_path)
     fill(spool, 1)
     until(lambda: "cannot be synced" in caplog.text)
