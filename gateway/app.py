@@ -15,17 +15,17 @@ from engines.outbox import Outbox
 from gateway.api.openapi import Status
 from gateway.api.routes import ApiState, create_api
 from gateway.attendance import Attendance
+from gateway.callers import Callers
 from gateway.catalog import Catalog, build_pools
 from gateway.choice import Chooser
 from gateway.classifier import Classifier
 from gateway.clock import Clock, RealClock
+from gateway.config import Cache as CacheOptions
 from gateway.config import Config
 from gateway.config import Pool as PoolOptions
 from gateway.config.queue_options import QueueOptions
 from gateway.config.secrets import secrets_of
 from gateway.config.version import UNVERSIONED
-from gateway.directory.entries import OrganisationEntry, TeamEntry
-from gateway.directory.feed_client import feed_of
 from gateway.discovery import discovery_of
 from gateway.dispatch import Dispatcher
 from gateway.engine_kinds import make_engine
@@ -36,12 +36,7 @@ from gateway.http.proxies import proxies_of
 from gateway.http.server import SWEEP_S, HttpConnection
 from gateway.http.state import ServerState
 from gateway.http.tls import server_tls
-from gateway.identity import KeyRing
-from gateway.jwt import tokens_of
 from gateway.knowledge import Knowledge
-from gateway.limits.build import open_ledger
-from gateway.limits.build import watch as watch_limits
-from gateway.limits.ledger import LimitLedger
 from gateway.pipeline import Pipeline
 from gateway.pool_keeper import MakeReplica, PoolKeeper
 from gateway.pool_report import PoolList, report, states
@@ -53,11 +48,10 @@ from gateway.replicas import Lease, Nobody, Replica
 from gateway.residency import Residency
 from gateway.routes import Routes
 from gateway.spill import watch
-from gateway.standing import Standing
 from gateway.telemetry import Exposition, Redactor, Telemetry, merge, render, series
 from gateway.tokens.estimator import Estimator
-from gateway.usage.content import open_content_log, watch_content
-from gateway.usage.spool import open_spool, watch_spool
+from gateway.usage.content import ContentLog, open_content_log, watch_content
+from gateway.usage.spool import Spool, open_spool, watch_spool
 from gateway.waiting_room import WaitingRoom
 from gateway.warm_up import WarmUpCall, engine_models
 from router.speed import Family, Speed
@@ -103,51 +97,31 @@ class Gateway:
         self.worker_id = worker_id
         residency = Residency(config)
         self._classifier = Classifier(config.residency, residency) if config.residency.classifier else None
-        names = list(config.deployments)
-        spool, content = open_spool(config), open_content_log(config, rng, self._organisation)
-        self.telemetry = Telemetry(
-            config.telemetry,
-            worker_id=worker_id,
-            deployments=names,
-            redactor=Redactor(secrets_of(config)),
-            books=[books for books in (spool, content) if books is not None],
-        )
-        if spool is not None:
-            watch_spool(self.telemetry, spool)
-        if content is not None:
-            watch_content(self.telemetry, content)
+        knowledge = self._knowledge = Knowledge(config, clock, rng)
+        callers = self._callers = Callers(config, clock, rng, feed, knowledge.workers)
+        self.ledger = callers.ledger
+        content = open_content_log(config, rng, callers.organisation)
+        self.telemetry = self._telemetry(open_spool(config), content)
+        callers.tell(self.telemetry)
         outbox = Outbox()
-        self._standing = Standing(config.tenants, self._organisation)
-        catalog, chooser = self._routing(config, clock, rng, outbox)
-        self._feed = feed_of(config, feed, clock, rng)
-        if self._feed is not None:
-            self.telemetry.watch(series.DIRECTORY_KEYS.name, self._feed.ring.count)
-            self.telemetry.watch(series.DIRECTORY_AGE.name, self._feed.ring.age)
-        self._tokens = tokens_of(config.auth, clock, rng)
-        if self._tokens is not None:
-            self.telemetry.watch(series.ISSUER_KEYS_AGE.name, self._tokens.ages)
-        identity = KeyRing(config.auth, self._feed.ring if self._feed is not None else None, tokens=self._tokens)
-        cache = config.cache
-        self.ledger = self._open_ledger(config)
-        watch_limits(self.telemetry, self.ledger)
+        catalog, chooser = self._routing(rng, outbox)
         self._estimator = Estimator(config, catalog.deployments)
         self.pipeline = Pipeline(
-            identity=identity,
+            identity=callers.identity,
             residency=residency,
             classifier=self._classifier,
             catalog=catalog,
             estimator=self._estimator,
-            ledger=self.ledger,
+            ledger=callers.ledger,
             content=content,
-            cache=ExactCache(cache.max_bytes, cache.ttl_s, clock.monotonic) if cache.enabled else None,
-            dispatcher=Dispatcher(clock, rng, self.telemetry, chooser, self._standing),
+            cache=_cache(config.cache, clock),
+            dispatcher=Dispatcher(clock, rng, self.telemetry, chooser, callers.standing),
             telemetry=self.telemetry,
             clock=clock,
             keepalive_s=config.server.sse_keepalive_s,
         )
-        self._tls = server_tls(config)
         state = ApiState(
-            identity,
+            callers.identity,
             catalog,
             clock,
             int(_wall_s()),
@@ -157,51 +131,48 @@ class Gateway:
             self._explainer(catalog, chooser, residency).explain,
             version,
         )
-        api = AsgiHandler(create_api(state), "https" if self._tls else "http")
-        cors = Cors(config.server.cors_origins) if config.server.cors_origins else None
-        routes = Routes(Reception(self.telemetry, clock), self.pipeline, api, cors)
-        self.server = ServerState(
-            config.server,
-            routes.route,
-            routes.refusal,
-            self.telemetry.connections,
-            outbox,
-            cors,
-            proxies_of(config.server.trusted_proxies),
-        )
+        self._tls = server_tls(config)
+        self.server = self._server(state, outbox, version)
         self._acceptor: Acceptor | None = None
         self._leaving = False
         self.engines_ready = True
         """Whether the engines that the supervisor starts have loaded; without any, they have."""
         self._sweeper: asyncio.TimerHandle | None = None
-        self.telemetry.watch(series.REPLICA_IN_FLIGHT.name, self._replicas_in_flight)
-        self.telemetry.watch(series.REPLICAS.name, self._replicas_by_state)
-        self.telemetry.watch(series.HELD.name, self._held)
-        self._tell_version(version, applied_at)
+        self._tell(version, applied_at)
 
-    def _tell_version(self, version: str, applied_at: float) -> None:
-        """In each answer and in the metrics, there until others serve in this worker's place."""
-        state = self.server
-        state.version = version
-        self.telemetry.watch(series.CONFIG_INFO.name, lambda: [] if state.draining else [((version,), 1.0)])
-        self.telemetry.watch(series.CONFIG_APPLIED.name, lambda: [] if state.draining else [((), applied_at)])
+    def _telemetry(self, spool: Spool | None, content: ContentLog | None) -> Telemetry:
+        telemetry = Telemetry(
+            self.config.telemetry,
+            worker_id=self.worker_id,
+            deployments=list(self.config.deployments),
+            redactor=Redactor(secrets_of(self.config)),
+            books=[books for books in (spool, content) if books is not None],
+        )
+        if spool is not None:
+            watch_spool(telemetry, spool)
+        if content is not None:
+            watch_content(telemetry, content)
+        return telemetry
 
-    def _open_ledger(self, config: Config) -> LimitLedger:
-        feed, workers = self._feed, self._knowledge.workers
-        if feed is None:
-            return open_ledger(config, self._clock, workers=workers)
-        ring = feed.ring
+    def _server(self, state: ApiState, outbox: Outbox, version: str) -> ServerState:
+        """What serves connections. Each answer names the version of the configuration."""
+        options, telemetry = self.config.server, self.telemetry
+        api = AsgiHandler(create_api(state), "https" if self._tls else "http")
+        cors = Cors(options.cors_origins) if options.cors_origins else None
+        routes = Routes(Reception(telemetry, self._clock), self.pipeline, api, cors)
+        proxies = proxies_of(options.trusted_proxies)
+        server = ServerState(options, routes.route, routes.refusal, telemetry.connections, outbox, cors, proxies)
+        server.version = version
+        return server
 
-        def team(organisation: str, name: str) -> TeamEntry | None:
-            return ring.teams.get((organisation, name))
-
-        ledger = open_ledger(config, self._clock, organisation=self._organisation, team=team, workers=workers)
-        ring.on_change.append(ledger.planner.forget)
-        return ledger
-
-    def _organisation(self, name: str) -> OrganisationEntry | None:
-        """What the directory has by that name."""
-        return None if self._feed is None else self._feed.ring.organisations.get(name)
+    def _tell(self, version: str, applied_at: float) -> None:
+        """What the metrics say of this worker. Of the configuration only until others serve in its place."""
+        telemetry, server = self.telemetry, self.server
+        telemetry.watch(series.REPLICA_IN_FLIGHT.name, self._replicas_in_flight)
+        telemetry.watch(series.REPLICAS.name, self._replicas_by_state)
+        telemetry.watch(series.HELD.name, self._held)
+        telemetry.watch(series.CONFIG_INFO.name, lambda: [] if server.draining else [((version,), 1.0)])
+        telemetry.watch(series.CONFIG_APPLIED.name, lambda: [] if server.draining else [((), applied_at)])
 
     def _explainer(self, catalog: Catalog, chooser: Chooser, residency: Residency) -> Explainer:
         return Explainer(
@@ -212,14 +183,14 @@ class Gateway:
             {name: options.policy for name, options in self.config.deployments.items()},
             self._knowledge.jittered,
             classifier=self._classifier,
-            standing=self._standing,
+            standing=self._callers.standing,
             worker=self.worker_id,
             clean=self.telemetry.redactor.text,
         )
 
-    def _routing(self, config: Config, clock: Clock, rng: random.Random, outbox: Outbox) -> tuple[Catalog, Chooser]:
+    def _routing(self, rng: random.Random, outbox: Outbox) -> tuple[Catalog, Chooser]:
         """What there is to choose among, and who chooses."""
-
+        config, clock, knowledge, standing = self.config, self._clock, self._knowledge, self._callers.standing
         families: defaultdict[str, Family] = defaultdict(Family)
 
         def make(pool: str, name: str, url: str) -> Replica:
@@ -228,9 +199,8 @@ class Gateway:
             return replica
 
         def room(name: str, options: QueueOptions) -> WaitingRoom[Lease | Nobody] | None:
-            return chooser.open_room(name, options, self.telemetry, self._standing) if options.max_waiting else None
+            return chooser.open_room(name, options, self.telemetry, standing) if options.max_waiting else None
 
-        knowledge = self._knowledge = Knowledge(config, clock, rng)
         attendance = knowledge.attendance
         self.pools = build_pools(config, make)
         self.keepers = [_keeper(pool, config, make, clock, rng, attendance) for pool in self.pools.values()]
@@ -254,11 +224,7 @@ class Gateway:
         """
         loop = asyncio.get_running_loop()
         await self._knowledge.start(turn)
-        await self.ledger.start()
-        if self._feed is not None:
-            await self._feed.start()
-        if self._tokens is not None:
-            await self._tokens.start()
+        await self._callers.start()
         for keeper in self.keepers:
             keeper.start()
         with contextlib.suppress(TimeoutError):
@@ -312,12 +278,8 @@ class Gateway:
         for keeper in self.keepers:
             await keeper.aclose()
         self._estimator.close()
-        await self.ledger.aclose()
+        await self._callers.aclose()
         await self._knowledge.aclose()
-        if self._feed is not None:
-            await self._feed.aclose()
-        if self._tokens is not None:
-            await self._tokens.aclose()
         if self._classifier is not None:
             self._classifier.close()
         await self.telemetry.aclose()
@@ -354,6 +316,10 @@ class Gateway:
 
     def _held(self) -> Iterable[tuple[tuple[str, ...], float]]:
         return [((name,), float(pool.waker.held)) for name, pool in self.pools.items() if pool.waker is not None]
+
+
+def _cache(options: CacheOptions, clock: Clock) -> ExactCache | None:
+    return ExactCache(options.max_bytes, options.ttl_s, clock.monotonic) if options.enabled else None
 
 
 def _replica(options: PoolOptions, pool: str, name: str, url: str, outbox: Outbox) -> Replica:

@@ -155,11 +155,9 @@ def _add_parts(
         of = _organisation(actor, organisation)
         return told(await state.work(lambda db: parts(db).get(name, of)))
 
-    async def update_part(
-        actor: Owner, name: Named, organisation: Of = None, settings: Any = settings_body
-    ) -> Response:
+    async def update_part(actor: Owner, name: Named, organisation: Of = None, change: Any = settings_body) -> Response:
         of = _organisation(actor, organisation)
-        return told(await state.work(lambda db: parts(db).update(actor.audited, name, settings, of)))
+        return told(await state.work(lambda db: parts(db).update(actor.audited, name, change, of)))
 
     def add(method: str, at: str, endpoint: Any, doc: str, **extra: Any) -> None:
         api.add_api_route(
