@@ -32,12 +32,45 @@ MEET_S: Final = 1.0
 """Longest that the first connection is waited for."""
 REST_S: Final = 0.25
 """Between two looks while there is nothing to look at but the clock."""
+MINUTE_S: Final = 60.0
+PART_S: Final = 5.0
+"""What was used of a minute's limit is remembered by parts of so long."""
 MAX_OWED: Final = 100_000
 """Corrections kept for a store that is lost."""
+LATE: Final = 1.5
+"""An answer that was waited for so many times as long as it may take: the clock of this process stood still."""
+EXCUSES: Final = 2
+"""In a row."""
 QUIET_S: Final = 1.0
 """Between two log lines about the store."""
 
 PROBE: Final = Meter("probe", 1, Span.NOW)
+
+
+class Bill:
+    """What was used of a meter and the store does not know: of a minute, no more than that counts of it."""
+
+    __slots__ = ("_last_s", "_parts", "_span")
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+        self._parts: deque[tuple[float, int]] = deque()
+        self._last_s = 0.0
+
+    def add(self, units: int, now_s: float) -> None:
+        if self._parts and (self._span is not Span.MINUTE or now_s < self._last_s + PART_S):
+            _, known = self._parts.pop()
+            self._parts.append((now_s, known + units))
+        else:
+            self._last_s = now_s
+            self._parts.append((now_s, units))
+        while self._span is Span.MINUTE and self._parts[0][0] < now_s - MINUTE_S:
+            self._parts.popleft()
+
+    def units(self, now_s: float) -> int:
+        if self._span is not Span.MINUTE:
+            return sum(units for _, units in self._parts)
+        return sum(units for at_s, units in self._parts if at_s >= now_s - MINUTE_S)
 
 
 class Exchange:
@@ -52,6 +85,8 @@ class Exchange:
         self.stocks: dict[str, Stock] = {}
         self.lost = False
         """Whether the store does not answer. Nobody waits for it then."""
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called when it is lost."""
         self._store = store
         self._clock = clock
         self._patience_s = patience_s
@@ -63,7 +98,8 @@ class Exchange:
         self._lacking: dict[str, Stock] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._owed: dict[tuple[str, int], Change] = {}
-        self._bills: dict[Meter, int] = {}
+        self._bills: dict[Meter, Bill] = {}
+        self._excused = 0
         self._number = 0
         self._tick_s = self._beat_s = self._probe_s = self._said_s = 0.0
         self._kick = asyncio.Event()
@@ -122,7 +158,7 @@ class Exchange:
             self._lacking[stock.meter.key] = stock
             if not stock.awake:
                 self.wake(stock)
-        number = self._number
+        number, began_s = self._number, self._clock.monotonic()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         self._kick.set()
@@ -130,7 +166,7 @@ class Exchange:
             async with asyncio.timeout(self._patience_s):
                 await waiter
         except TimeoutError:
-            return False
+            return self._was_late(began_s)
         finally:
             if number == self._number:  # nobody has asked for it yet, and it is needed no more or asked for anew
                 for stock, need in needs:
@@ -149,9 +185,16 @@ class Exchange:
             self._owed[key] = Change(meter, slot, units)
 
     def bill(self, meter: Meter, units: int) -> None:
-        """So much was used while the store was lost: it is told when it is back."""
-        if meter in self._bills or len(self._bills) < MAX_OWED:
-            self._bills[meter] = self._bills.get(meter, 0) + units
+        """So much was used and the store does not know: it is told at once, or when it is back."""
+        bill = self._bills.get(meter)
+        if bill is None:
+            if len(self._bills) >= MAX_OWED:
+                return
+            bill = self._bills[meter] = Bill(meter.span)
+        bill.add(units, self._clock.monotonic())
+        if not self.lost:
+            self._start()
+            self._kick.set()
 
     def give_back(self, stock: Stock, slot: int, units: int, now_s: float) -> None:
         """A call did not need them."""
@@ -248,24 +291,31 @@ class Exchange:
         """Once with the store: corrections first, because what they bring may be what somebody waits for."""
         changes: list[Change] = []
         waiters, self._waiters = self._waiters, []
+        asked_s = now_s
         try:
             if self.lost and not await self._is_back(now_s):
                 return
             changes, wants = self._drained(), self._wants()
-            bills, self._bills = self._bills, {}
+            bills, self._bills = [Want(meter, 1, bill.units(now_s)) for meter, bill in self._bills.items()], {}
+            bills = [bill for bill in bills if bill.most]
             if changes:
                 await self._store.change(changes)
                 changes = []
+            asked_s = self._clock.monotonic()
             if wants or bills:
-                asked = [want for _, want in wants] + [Want(meter, 1, units) for meter, units in bills.items()]
-                grants = await self._store.take(asked)
-                for (stock, want), grant in zip(wants, grants, strict=False):
+                grants = await self._store.take(bills + [want for _, want in wants])
+                for (stock, want), grant in zip(wants, grants[len(bills) :], strict=True):
                     self._received(stock, want, grant)
             if self._present and now_s >= self._beat_s:
-                self._beat_s = now_s + BEAT_S
+                self._beat_s, asked_s = now_s + BEAT_S, self._clock.monotonic()
                 await self._store.beat(self._held())
+            self._excused = 0
         except StoreLost as error:
-            self._lose(error, changes)
+            if not self.lost and self._excused < EXCUSES and self._was_late(asked_s):
+                self._excused += 1
+                self._keep(changes)
+            else:
+                self._lose(error, changes)
         finally:
             _release(waiters)
 
@@ -332,7 +382,7 @@ class Exchange:
         return True
 
     def _lose(self, error: StoreLost, changes: Sequence[Change]) -> None:
-        """changes: those that the store did not take; of what is in flight it is told at the next beat."""
+        """changes: those that the store did not take."""
         now_s = self._clock.monotonic()
         self._probe_s = now_s + PROBE_S
         if not self.lost:
@@ -343,11 +393,20 @@ class Exchange:
             if now_s >= self._said_s + QUIET_S:
                 self._said_s = now_s
                 logger.warning("limits: %s; until it answers again each organisation's when_store_lost decides", error)
+            self.on_lost()
+        self._keep(changes)
+        self._release()
+        self._start()
+
+    def _keep(self, changes: Sequence[Change]) -> None:
+        """For the next attempt. Of what is in flight the store is told at the next beat."""
         for meter, slot, units in changes:
             if meter.span is not Span.NOW:
                 self.owe(meter, slot, units)
-        self._release()
-        self._start()
+
+    def _was_late(self, began_s: float) -> bool:
+        """Whether it was this process that stood still while an answer was waited for: it says nothing of the store."""
+        return self._clock.monotonic() - began_s > self._patience_s * LATE
 
     def _release(self) -> None:
         waiters, self._waiters = self._waiters, []

@@ -28,9 +28,6 @@ logger = logging.getLogger(__name__)
 ASK_AGAIN_S: Final = 0.025
 """A refusal is asked for twice: what others have just given back may be on its way."""
 MAX_ROUNDS: Final = 16
-_LONG: Final = frozenset({Span.DAY, Span.UTC_DAY, Span.UTC_MONTH})
-"""What was used while the store was lost is told to it later for these; shorter ones have nearly passed by then."""
-
 Needs = tuple[int, int, int, int]
 """Units that a call reserves, by unit."""
 
@@ -102,6 +99,7 @@ class LimitLedger:
         self._clock = clock
         self._workers = workers
         self._open = 0
+        shared.on_lost = self._begin_alone
         self._told: set[str] = set()
         """Meters of which it was told that they are past their soft limits."""
 
@@ -140,7 +138,7 @@ class LimitLedger:
         used = (1, tokens, books.nano_usd(record) if plan.counts_money else 0, 0)
         if exchange is not self.shared:
             for line in plan.lines:
-                if line.meter.span in _LONG and used[line.unit]:
+                if used[line.unit]:
                     self.shared.bill(line.meter, used[line.unit])
         if exchange is not None:
             now_s = self._clock.monotonic()
@@ -256,11 +254,20 @@ class LimitLedger:
             return self._spend(self.alone, plan, lines, stocks, needs, record)
         return await self._in_time(self.alone, plan, lines, needs, record)
 
+    def _begin_alone(self) -> None:
+        """What was used of late counts in this worker's share too: else a hiccup of the store would double limits."""
+        workers = max(1, self._workers())
+        for stock in self.shared.stocks.values():
+            used = stock.meter.limit - remaining(stock)
+            if used > 0 and stock.meter.span is not Span.NOW and stock.resets_at_s:
+                self.alone.bill(self._part(stock.meter), -(-used // workers))
+
     def _share(self, line: Line) -> Line:
         """This worker's part of a limit."""
-        meter, workers = line.meter, max(1, self._workers())
-        part = Meter(meter.key, max(1, meter.limit // workers), meter.span)
-        return Line(part, line.unit, line.soft // workers, line.setting, line.whose)
+        return Line(self._part(line.meter), line.unit, line.soft // max(1, self._workers()), line.setting, line.whose)
+
+    def _part(self, meter: Meter) -> Meter:
+        return Meter(meter.key, max(1, meter.limit // max(1, self._workers())), meter.span)
 
 
 def _settle_draw(exchange: Exchange, draw: Draw, used: int, now_s: float) -> None:

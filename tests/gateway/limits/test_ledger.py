@@ -43,14 +43,19 @@ class Shared:
 
 
 class Moody:
-    """lost: it does not answer. asked: what it was asked to take."""
+    """lost: it does not answer. stalls: so often the process stands still while it is asked. asked: to be leased."""
 
     def __init__(self, store: LocalStore) -> None:
         self._store = store
         self.lost = False
+        self.stalls = 0
         self.asked: list[Want] = []
 
     async def take(self, wants: Sequence[Want]) -> list[Grant]:
+        if self.stalls:
+            self.stalls -= 1
+            asyncio.get_running_loop()._virtual.now_s += 2.0  # type: ignore[attr-defined]
+            raise StoreLost("no answer in time")
         self._look()
         self.asked += wants
         return await self._store.take(wants)
@@ -338,6 +343,42 @@ def test_a14_what_was_used_meanwhile_counts_later() -> None:
             assert not await admitted(shared.one, tokens=101)
             assert await admitted(shared.one, tokens=100)
             await shared.at_rest()
+
+    played(test)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("outage_s", [0.3, 20.0, 100.0])
+def test_a14_a_store_that_comes_and_goes_admits_no_more_than_one_that_stays(count: int, outage_s: float) -> None:
+    """Of an organisation that all workers hear of all the time."""
+
+    async def test() -> None:
+        shared = Shared(count, **acme(requests_per_minute=60))
+        times: list[float] = []
+        for step in range(1_000):
+            if step in (100, 500):
+                for store in shared.stores:
+                    store.lost = True
+            began_s = 0.25 * (100 if step < 500 else 500)
+            if step > 100 and 0.25 * step - began_s > outage_s:
+                for store in shared.stores:
+                    store.lost = False
+            times += [shared.clock.monotonic() for ledger in shared.ledgers if await admitted(ledger)]
+            await asyncio.sleep(0.25)
+        assert max(sum(at_s - 60.0 < other <= at_s for other in times) for at_s in times) <= 60
+        assert len(times) >= 150, "of 250 s"
+
+    played(test)
+
+
+def test_a_stall_of_this_process_is_not_held_against_the_store() -> None:
+    async def test() -> None:
+        shared = Shared(**acme(requests_per_minute=60))
+        store = shared.stores[0]
+        for stalls, lost in ((1, False), (2, False), (3, True)):
+            store.stalls = stalls
+            assert await admitted(shared.one)
+            assert shared.one.shared.lost is lost
 
     played(test)
 
