@@ -58,7 +58,7 @@ class Office:
         self._shift: _Shift | None = None
         self._before: _Shift | None = None
         self._version = ""
-        self._ended: set[asyncio.Task[None]] = set()
+        self._leaving: dict[asyncio.Task[None], _Shift] = {}
         self._answering: set[asyncio.Task[None]] = set()
 
     def feed_for(self, config: Config) -> str:
@@ -105,16 +105,17 @@ class Office:
         if self._shift is not None:
             self._retire(self._shift)
             self._shift = None
-        if self._ended:
-            await asyncio.wait(self._ended)
+        if self._leaving:
+            await asyncio.wait(self._leaving)
         if self._feed is not None:
             self._feed.close()
             _remove(self._feed_path)
 
     def kill(self) -> None:
         """SIGKILL now."""
-        if self._shift is not None:
-            self._shift.kill()
+        for shift in (self._shift, self._before, *self._leaving.values()):
+            if shift is not None:
+                shift.kill()
 
     def _begin(self, config: Config, version: str, old: _Shift | None) -> _Shift:
         if self._feed is None:
@@ -130,8 +131,8 @@ class Office:
 
     def _retire(self, old: _Shift) -> None:
         task = asyncio.create_task(old.end())
-        self._ended.add(task)
-        task.add_done_callback(self._ended.discard)
+        self._leaving[task] = old
+        task.add_done_callback(self._leaving.pop)
 
     # For a shift
 

@@ -233,6 +233,35 @@ async def test_the_office_ends_with_a_supervisor_that_is_killed(tmp_path: Path, 
         await becomes(lambda: _is(_gone(office), True))
 
 
+async def test_an_office_that_ends_again_and_again_is_told_as_such(tmp_path: Path, engine: FakeEngine) -> None:
+    url = f"sqlite:///{tmp_path}/headrace.db"
+    keys = await keys_in(url)
+    async with running(tmp_path, config(url, engine)) as gateway:
+        before: list[int] = []
+        for _ in range(4):
+            await becomes(lambda before=before: _another(gateway, before))  # type: ignore[misc]
+            before = offices(gateway)
+            os.kill(before[0], signal.SIGKILL)
+        await gateway.said("it is in a crash loop, the next start is in")
+        assert (await call(gateway, keys.app)).status_code == 200
+        gateway.signal(signal.SIGTERM)
+        assert await gateway.ended() == 0
+
+
+async def test_told_twice_to_stop_the_supervisor_ends_an_office_that_hangs(tmp_path: Path, engine: FakeEngine) -> None:
+    url = f"sqlite:///{tmp_path}/headrace.db"
+    await keys_in(url)
+    async with running(tmp_path, config(url, engine)) as gateway:
+        (office,) = offices(gateway)
+        (worker,) = gateway.workers()
+        os.kill(office, signal.SIGSTOP)
+        gateway.signal(signal.SIGTERM)
+        await becomes(lambda: _is(_gone(worker), True))
+        gateway.signal(signal.SIGTERM)
+        assert await gateway.ended() == 128 + signal.SIGTERM
+        await becomes(lambda: _is(_gone(office), True))
+
+
 async def test_the_office_follows_the_configuration(tmp_path: Path, engine: FakeEngine) -> None:
     url = f"sqlite:///{tmp_path}/headrace.db"
     keys, tree = await keys_in(url), config(url, engine)
@@ -287,6 +316,10 @@ async def _is(answer: Any, wanted: object) -> bool:
 
 async def _status(gateway: Served, key: str) -> int:
     return (await call(gateway, key)).status_code
+
+
+async def _another(gateway: Served, before: list[int]) -> bool:
+    return bool(offices(gateway)) and offices(gateway) != before
 
 
 async def _gone(pid: int) -> bool:
