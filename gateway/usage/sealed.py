@@ -73,7 +73,7 @@ class Seal:
             message = f"sealed with key {entry.key_id}, which is neither content_log.key nor in content_log.old_keys"
             raise Unreadable(message)
         try:
-            return cipher.decrypt(entry.nonce, entry.sealed, entry.request_id.encode())
+            return bytes(cipher.decrypt(entry.nonce, entry.sealed, entry.request_id.encode()))
         except InvalidTag:
             raise Unreadable("it was changed after it was sealed, or damaged") from None
 
