@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gateway.config.problems import KeyPath
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+USUAL_FILE = Path("headrace.yaml")
 
 
 class LogFormat(enum.StrEnum):
@@ -30,7 +31,7 @@ def serve(
         "--config",
         "-c",
         envvar="HEADRACE_CONFIG",
-        help="Configuration file. Without one a model is served at once.",
+        help="Configuration file; by default headrace.yaml, if there is one here. Without one a model is served at once.",
     ),
     model: str | None = typer.Option(
         None,
@@ -54,6 +55,8 @@ def serve(
     """
     if config is not None and (engine_url or model is not None):
         raise typer.BadParameter("--model and --engine-url are for serving without --config")
+    if config is None and not engine_url and model is None and USUAL_FILE.is_file():
+        config = USUAL_FILE
     if config is None and (tls_cert is None) != (tls_key is None):
         raise typer.BadParameter("--tls-cert and --tls-key go together")
     overrides: dict[KeyPath, object] = {

@@ -296,6 +296,14 @@ def test_serve_wants_a_certificate_with_its_key() -> None:
     assert "go together" in answer.err
 
 
+def test_serve_takes_the_usual_file_that_lies_here(bad: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bad.rename(bad.with_name("headrace.yaml"))
+    monkeypatch.chdir(bad.parent)
+    answer = Answer("serve")
+    assert answer.status == 1
+    assert "headrace.yaml:" in answer.err
+
+
 def test_serve_refuses_a_broken_file(bad: Path) -> None:
     assert Answer("serve", "-c", str(bad)).status == 1
 
