@@ -31,7 +31,7 @@ def serve(
         "--config",
         "-c",
         envvar="HEADRACE_CONFIG",
-        help="Configuration file; by default headrace.yaml, if there is one here. Without one a model is served at once.",
+        help="Configuration file; by default headrace.yaml, if it is here. Without one a model is served at once.",
     ),
     model: str | None = typer.Option(
         None,
