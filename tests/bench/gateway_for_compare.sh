@@ -1,7 +1,8 @@
 #!/bin/sh
-# gateway_for_compare.sh PORT
+# gateway_for_compare.sh PORT [limits]
 # One worker on PORT in front of the engine on http://127.0.0.1:9101, with everything on that production has on:
 # compiled if `make compiled` was run, a hashed key (sk-test), usage, metrics, a JSON access log in a file, keep-alive. Deployment: m.
+# limits: also limits of requests, tokens and parallel calls for key and organisation, counted in the Valkey that it starts.
 set -eu
 port=$1
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -23,5 +24,11 @@ deployments:
   m: {variants: {default: {pools: [engines]}}}
 telemetry:
   access_log: {format: json, path: "$folder/access.log"}
+YAML
+[ "${2:-}" != limits ] || cat >>"$folder/config.yaml" <<YAML
+tenants:
+  bench: {limits: {requests_per_minute: 10000000, tokens_per_minute: 1000000000, tokens_per_day: 100000000000, parallel: 100000}}
+limits:
+  - {per: [key], requests_per_minute: 10000000, tokens_per_minute: 1000000000}
 YAML
 exec "$headrace" serve --config "$folder/config.yaml"
