@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from functools import lru_cache
+from types import TracebackType
 from typing import Any, Self
 
 from engines.base import EngineError, EngineResponse, Operation
@@ -94,9 +95,13 @@ class Relay:
             self._keepalive = KeepAlive(self._record, self._sink, self._clock, self._keepalive_s)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._keepalive is not None:
             self._keepalive.stop()
+        record = self._record
+        if isinstance(error, asyncio.CancelledError) and record.attempts and not record.usage.prompt_tokens:
+            # The engine has read it, though nobody waits for what it says: limits would not hold for whoever hangs up.
+            record.usage = _counted(Usage(estimated=True), self._call)
 
     def deliver(self, response: EngineResponse, work: Work) -> Coroutine[Any, Any, Outcome]:
         """Take `response` to the client. `work` is told of its first token.

@@ -133,6 +133,33 @@ async def test_a04_a_client_that_hangs_up_is_charged_what_was_streamed() -> None
         assert used(server) == record["tokens_in"] + record["tokens_out"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a04_a_client_that_hangs_up_before_the_answer_is_charged_its_prompt(stream: bool) -> None:
+    """Or whoever always does so would use engines as much as it likes."""
+    async with engine_running() as engine, serving(limited(engine, tokens_per_minute=10_000)) as server:
+        engine.hold()
+        body = chat("word " * 400, max_tokens=3_000, stream=stream)
+        async with server.asking(body, authorization=f"Bearer {KEY}") as wire:
+            await engine.arrived(1)
+            assert used(server) >= 3_000
+            wire.reset()
+        record = (await server.records())[0]
+        assert (record["status"], record.get("tokens_out", 0)) == (499, 0)
+        assert record["tokens_in"] >= 400
+        await comes_to(server, record["tokens_in"])
+        engine.release()
+
+
+@pytest.mark.parametrize(("told", "counted"), [(-5_000, 0), (10**18, 10**12)])
+async def test_a04_an_engine_that_tells_nonsense_lets_nobody_past_a_limit(told: int, counted: int) -> None:
+    usage = f'data: {{"choices":[],"usage":{{"prompt_tokens":{told},"completion_tokens":0}}}}\n\n'
+    said = 'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":"stop"}]}\n\n'
+    async with engine_running() as engine, serving(limited(engine, tokens_per_minute=10_000)) as server:
+        answer = await ask(server, streamed(max_tokens=100, fake={"sse": f"{said}{usage}data: [DONE]\n\n"}))
+        assert answer.status_code == 200
+        await comes_to(server, counted)
+
+
 async def test_a04_a_call_that_the_engine_refuses_gives_everything_back_but_the_request() -> None:
     limits = {"tokens_per_minute": 10_000, "requests_per_minute": 10, "parallel": 2}
     async with engine_running() as engine, serving(limited(engine, **limits)) as server:
