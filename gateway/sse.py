@@ -18,6 +18,8 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 KEEPALIVE = b": keepalive\n\n"
 """What the gateway sends on a stream that is silent; clients ignore comments."""
 DONE = b"[DONE]"
+MAX_TOKENS = 10**12
+"""An engine that tells of more is taken to have told of so many."""
 _BOM = b"\xef\xbb\xbf"
 
 _END_OF_EVENT = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
@@ -42,13 +44,18 @@ class UsageView(msgspec.Struct):
     def usage(self) -> Usage:
         prompt, completion = self.prompt_tokens_details, self.completion_tokens_details
         return Usage(
-            prompt_tokens=self.prompt_tokens or 0,
-            completion_tokens=self.completion_tokens or 0,
-            cached_tokens=(prompt.cached_tokens or 0) if prompt else 0,
+            prompt_tokens=_plausible(self.prompt_tokens),
+            completion_tokens=_plausible(self.completion_tokens),
+            cached_tokens=_plausible(prompt.cached_tokens) if prompt else 0,
             cached_told=prompt is not None and prompt.cached_tokens is not None,
-            reasoning_tokens=(completion.reasoning_tokens or 0) if completion else 0,
-            cache_write_tokens=(prompt.cache_creation_tokens or 0) if prompt else 0,
+            reasoning_tokens=_plausible(completion.reasoning_tokens) if completion else 0,
+            cache_write_tokens=_plausible(prompt.cache_creation_tokens) if prompt else 0,
         )
+
+
+def _plausible(tokens: int | None) -> int:
+    """An engine may tell anything, and limits and bills go by it."""
+    return min(max(0, tokens or 0), MAX_TOKENS)
 
 
 class _Delta(msgspec.Struct):

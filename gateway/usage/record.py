@@ -18,7 +18,6 @@ _FREE = "0"
 _REFUSED_BEFORE_ADMISSION = "residency_violation"
 _REMEMBERED = 4_096
 _UNKNOWN = Price(input=Decimal(0))
-MAX_TOKENS = 10**12
 
 
 class UsageRecord(msgspec.Struct, array_like=True, gc=False, tag="call"):
@@ -128,7 +127,7 @@ def counts(record: Record) -> bool:
 
 def usage_record(record: Record, unique_id: str, at: float, pricing: Pricing) -> UsageRecord:
     """What is kept of a call that is over, but for what it costs: see `Pricing.charge`."""
-    used = _plausible(record.usage)
+    used = record.usage
     is_free = record.cache == "hit" or not (used.prompt_tokens or used.completion_tokens)
     return UsageRecord(
         unique_id,
@@ -181,24 +180,3 @@ def plain(usd: Decimal) -> str:
     """The shortest decimal text, without an exponent."""
     text = f"{usd:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def _plausible(usage: Usage) -> Usage:
-    """An engine may tell anything."""
-    if (
-        0 <= usage.prompt_tokens <= MAX_TOKENS
-        and 0 <= usage.completion_tokens <= MAX_TOKENS
-        and 0 <= usage.cached_tokens <= MAX_TOKENS
-        and 0 <= usage.reasoning_tokens <= MAX_TOKENS
-        and 0 <= usage.cache_write_tokens <= MAX_TOKENS
-    ):
-        return usage
-    told = (
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        usage.cached_tokens,
-        usage.reasoning_tokens,
-        usage.cache_write_tokens,
-    )
-    prompt, completion, cached, reasoning, written = (min(max(0, count), MAX_TOKENS) for count in told)
-    return Usage(prompt, completion, cached, reasoning, written, usage.cached_told, usage.estimated)
