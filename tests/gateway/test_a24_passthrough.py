@@ -128,7 +128,7 @@ async def test_a24_a_client_gets_only_the_headers_of_the_allow_list(status: int)
     }
     async with engine_running() as engine, serving(config_of(engine)) as server:
         answer = await server.post(CHAT, chat(fake={"status": status, "headers": headers}))
-        expected = {"content-type", "content-length", "x-request-id", "date"}
+        expected = {"content-type", "content-length", "x-request-id", "x-headrace-config", "date"}
         if status == 200:
             expected |= {"x-headrace-variant", "x-headrace-pool", "x-headrace-replica", "x-headrace-attempts"}
             expected |= {"x-headrace-route"}
