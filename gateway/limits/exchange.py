@@ -158,6 +158,7 @@ class Exchange:
             self._lacking[stock.meter.key] = stock
             if not stock.awake:
                 self.wake(stock)
+        self._start()  # whatever ended the task before
         number, began_s = self._number, self._clock.monotonic()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from gateway.admission import Charge
+from gateway.clock import RealClock
 from gateway.errors import InsufficientQuota, LimitsUnavailable, RateLimited
 from gateway.identity import Caller
 from gateway.limits.cost import NOTHING, Cost
+from gateway.limits.exchange import Exchange
 from gateway.limits.ledger import LimitLedger
 from gateway.limits.local_store import LocalCounts, LocalStore
-from gateway.limits.seam import Change, Grant, Meter, StoreLost, Want
+from gateway.limits.seam import Change, Grant, Meter, Span, StoreLost, Want
 from gateway.record import Record
 from tests.gateway.limits.ledgers import ALICE, NANO_A_TOKEN, config_with, is_at_rest, ledger_over, record_of
 from tests.harness.virtual import LoopClock, in_virtual_time
@@ -457,3 +459,32 @@ def test_what_nothing_limits_costs_nothing() -> None:
         assert not shared.one.shared.stocks
 
     played(test)
+
+
+async def test_whatever_the_store_does_the_next_call_finds_the_exchange_at_work() -> None:
+    clock = RealClock()
+    store = LocalStore(LocalCounts(clock))
+    exchange = Exchange(_Odd(store), clock)
+    stock = exchange.stock(Meter("m", 10, Span.MINUTE))
+    begun = exchange._task
+    assert begun is not None
+    await exchange.lease([(stock, 1)])
+    with pytest.raises(ZeroDivisionError):
+        await begun
+    assert await exchange.lease([(stock, 1)])
+    assert stock.free == 1
+    await exchange.aclose()
+
+
+class _Odd:
+    """Fails once, in a way that no store should."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self.change, self.beat, self.aclose = store.change, store.beat, store.aclose
+        self._takes = [self._fail, store.take, store.take]
+
+    async def take(self, wants: Sequence[Want]) -> list[Grant]:
+        return await self._takes.pop(0)(wants)
+
+    async def _fail(self, wants: Sequence[Want]) -> list[Grant]:
+        raise ZeroDivisionError
