@@ -67,7 +67,7 @@ class Intake:
                 count += self._take_segment(path, positions.get(path.stem, 0))
             except FileNotFoundError:
                 continue
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, ValueError, ArithmeticError) as error:
                 self._refuse(path, error)
         return count
 
@@ -120,7 +120,7 @@ class Intake:
             place: Row = {"segment": path.stem, "position": position, "at": wall_time_s()}
             put(connection, usage_positions, [place], changes=("position", "at"))
 
-    def _refuse(self, path: Path, error: SQLAlchemyError) -> None:
+    def _refuse(self, path: Path, error: Exception) -> None:
         """The database does not take what is there: others must not wait for it. Nothing of it is deleted."""
         if is_finished(path):
             kept = set_aside(path)

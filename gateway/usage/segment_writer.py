@@ -72,7 +72,7 @@ class SegmentWriter:
         return SYNC_S if self._dirty or self._fd is not None else LOOK_S
 
     def take(self, fresh: list[UsageRecord | None]) -> None:
-        records = [*self._stuck, *(self._reckoned(one) for one in fresh if one is not None)]
+        records = [*self._stuck, *self._framed(fresh)]
         self._stuck = []
         if not records:
             return
@@ -110,6 +110,17 @@ class SegmentWriter:
 
     def _is_due(self, now_s: float) -> bool:
         return self._length >= self._segment_bytes or now_s - self._opened_s >= self._segment_s
+
+    def _framed(self, fresh: list[UsageRecord | None]) -> list[_Frame]:
+        """Without those that cannot be written at all: others must not be lost with them."""
+        frames = []
+        for made in fresh:
+            if made is not None:
+                try:
+                    frames.append(self._reckoned(made))
+                except (ValueError, ArithmeticError) as error:
+                    self._drop(1, f"they cannot be written: {type(error).__name__}")
+        return frames
 
     def _reckoned(self, made: UsageRecord) -> _Frame:
         self._pricing.charge(made)

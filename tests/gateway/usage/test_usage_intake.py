@@ -133,6 +133,16 @@ def test_what_no_database_can_hold_is_made_fit(database: Database, tmp_path: Pat
     assert row.error.startswith("a\ufffdbxx") and len(row.error) == 128
 
 
+def test_a_record_that_no_column_holds_does_not_stop_the_others(database: Database, tmp_path: Path) -> None:
+    for name, record in (("bad", kept(call(8, status=2**63), "bad")), ("good", kept(call(0), "good"))):
+        fd = create(tmp_path, name)
+        os.write(fd, framed(record))
+        os.close(fd)
+    Intake(database, tmp_path).take_in()
+    assert stored(database) == names(1)
+    assert [path.name for path in tmp_path.glob("*.damaged")] == ["bad.damaged"]
+
+
 def test_a_segment_that_the_database_refuses_is_kept_and_others_go_on(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

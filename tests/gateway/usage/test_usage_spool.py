@@ -18,6 +18,7 @@ from gateway.usage.frames import Ending
 from gateway.usage.record import Tariff
 from gateway.usage.segments import DAMAGED, SUFFIX, create, hold, look, segments, size_of
 from gateway.usage.spool import Spool, folder_of, open_spool
+from gateway.usage.tail import Tail
 from tests.gateway.usage.calls import call, spool_in, spooled
 
 
@@ -163,6 +164,19 @@ def test_a_half_written_frame_that_cannot_be_taken_back_ends_its_segment(
     spool.close()
     cut, whole = segments(tmp_path)
     assert {look(cut, 0).piece.ending, look(whole, 0).piece.ending} == {Ending.CUT, Ending.WHOLE}
+
+
+def test_a_record_that_cannot_be_written_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tail, "beside", lambda *_: None)  # which would refuse it before
+    spool = spool_in(tmp_path)
+    spool.append(call(0, error_type="\ud800"))
+    fill(spool, 1, first=1)
+    until(lambda: spool.written + spool.dropped == 2)
+    fill(spool, 1, first=2)
+    spool.close()
+    assert (ids(tmp_path), spool.dropped) == (["req_1", "req_2"], 1)
 
 
 def test_what_waits_for_the_disk_is_bounded(tmp_path: Path, disk: Disk) -> None:
