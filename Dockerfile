@@ -32,7 +32,7 @@ LABEL org.opencontainers.image.title="Headrace" \
 # By number, so that Kubernetes' runAsNonRoot can tell. A new volume takes its owner from the folder it covers.
 RUN groupadd --system --gid 10001 headrace \
     && useradd --system --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin headrace \
-    && install --directory --owner=10001 --group=10001 --mode=0750 /var/cache/headrace
+    && install --directory --owner=10001 --group=10001 --mode=0750 /var/cache/headrace /var/lib/headrace
 COPY --from=build /opt/headrace /opt/headrace
 ENV PATH=/opt/headrace/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
