@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, NoReturn, TypeVar
 
+import msgspec
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,7 +27,7 @@ from gateway.config.live import (
     Text,
 )
 from gateway.directory.roles import Role
-from gateway.errors import Conflict, InternalError, InvalidRequest, NotFound, Overloaded
+from gateway.errors import Conflict, Forbidden, InternalError, InvalidRequest, NotFound, Overloaded
 from gateway.office.api.access import Actor, needs
 from gateway.office.api.state import OfficeState
 from gateway.office.published import newest, publish
@@ -34,6 +36,8 @@ T = TypeVar("T", Outcome, Shown, History, Text)
 
 Reader = Annotated[Actor, needs(Role.ADMIN, Role.OPERATOR, Role.VIEWER)]
 Writer = Annotated[Actor, needs(Role.ADMIN, Role.OPERATOR)]
+_of_admins = re.compile(r"(auth|admin|database)\b").match
+"""Sections that say who is let in: whoever could change them could make itself an admin."""
 
 
 class _Asked(BaseModel):
@@ -132,6 +136,8 @@ def add_routes(api: FastAPI, state: OfficeState) -> None:
 async def _change(state: OfficeState, actor: Actor, given: Propose | Rollback) -> ConfigOutcome:
     if not given.dry_run:
         await state.work(newest)  # refused while the database is away: the others would not hear of it
+        if actor.role is not Role.ADMIN:
+            given = await _within_reach(state, given)
     outcome = await _ask(state, given, Outcome)
     if not outcome.good:
         _refuse(outcome)
@@ -145,6 +151,23 @@ async def _change(state: OfficeState, actor: Actor, given: Propose | Rollback) -
         differences=outcome.differences,
         warnings=outcome.problems,
     )
+
+
+async def _within_reach(state: OfficeState, given: Propose | Rollback) -> Propose | Rollback:
+    """What is given, if it changes nothing that only an admin may change; for the version that serves now.
+
+    Raises:
+        Forbidden: it does.
+    """
+    found = await _ask(state, msgspec.structs.replace(given, dry_run=True), Outcome)
+    if not found.good:
+        _refuse(found)
+    beyond = [one.key for one in found.differences if _of_admins(one.key)]
+    if beyond:
+        named = ", ".join(beyond[:5])
+        message = f"Only an admin may change who is let in, and this would change {named}."
+        raise Forbidden(message, code="role_not_allowed")
+    return msgspec.structs.replace(given, expected=found.version)
 
 
 async def _ask(state: OfficeState, question: Question, wanted: type[T]) -> T:

@@ -14,6 +14,7 @@ import httpx
 
 from gateway.clock import RealClock
 from gateway.config import Config
+from gateway.config.dump import Difference
 from gateway.config.live import (
     Answer,
     History,
@@ -149,6 +150,10 @@ async def _no_pools() -> PoolList:
 async def _some_config(question: Question) -> Answer:
     """As a supervisor whose configuration never changes."""
     match question:
+        case Propose(dry_run=True, text="auth: {salt: other}"):
+            return Outcome(
+                status="checked", version="1-test", differences=[Difference("changed", "auth.salt", "old", "new")]
+            )
         case Propose() | Rollback():
             return Outcome(status="checked" if question.dry_run else "unchanged", version="1-test")
         case ShowText():

@@ -56,6 +56,17 @@ async def test_each_role_reaches_what_is_for_it_and_nothing_else(
         assert answer.status_code == 401, (role, answer.text)
 
 
+async def test_an_operator_applies_what_says_nothing_new_of_who_is_let_in(office: Office) -> None:
+    """Or it could make itself an admin."""
+    for role, text, status in (("operator", "{}", 200), ("operator", "auth: {salt: other}", 403)):
+        answer = await office.post(role, "/config", {"text": text})
+        assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["code"] == "role_not_allowed"
+    assert "auth.salt" in answer.json()["error"]["message"]
+    assert (await office.post("admin", "/config", {"text": "auth: {salt: other}"})).status_code == 200
+    assert (await office.post("operator", "/config/rollback", {})).status_code == 200
+
+
 async def test_a_key_for_model_calls_is_as_unknown_here_as_one_that_never_was(office: Office) -> None:
     """A18: never reachable with a data-plane key."""
     office.keys["made up"] = "sk-hr-000000000000-" + "x" * 43
