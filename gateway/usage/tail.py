@@ -148,7 +148,7 @@ def _reckoned(items: list[Item]) -> bytes:
 def _put(spool: Path, name: str, data: bytes) -> None:
     """Whole, or again the next time."""
     fresh = spool / f"{name}.salvaged"
-    with fresh.open("wb") as file:
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:  # noqa: PTH123 - fd
         file.write(data)
         os.fsync(file.fileno())
     fresh.rename(spool / f"{name}{SUFFIX}")

@@ -127,6 +127,7 @@ def test_a_tail_that_was_cut_in_the_middle_of_a_record_gives_those_before(tmp_pa
     tail.close()
     (shared_folder(folder) / path.name).write_bytes(data)
     assert salvage(folder) == 1
+    assert {path.stat().st_mode & 0o777 for path in segments(folder)} == {0o600}
     assert [record.id for record in spooled(folder)] == ["a"]
     (shared_folder(folder) / path.name).write_bytes(bytes(100))
     assert salvage(folder) == 0
