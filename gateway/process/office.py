@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
 import socket
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ from gateway.process.banner import Console, shown_url
 from gateway.process.control import Configure, Drain, Informed, Inquire, Reopen, Versioned, pack_config
 from gateway.process.forks import program
 from gateway.process.listener import bind
+from gateway.process.own_sockets import place_for, remove
 from gateway.process.workers import BACKOFF, OVERTIME_S, Numbering, Question, Worker
 
 logger = logging.getLogger(__name__)
@@ -29,8 +28,6 @@ logger = logging.getLogger(__name__)
 MODULE = "gateway.office.process"
 DRAIN_S = 5.0
 """How long answers of the admin API may take once the office is told to end."""
-_LONGEST_PATH = 100
-"""The system takes no name of a socket that is much longer."""
 _NOT_CONCERNED = frozenset({"pools", "deployments", "cache", "routing", "residency"})
 """Sections that the office does not read."""
 
@@ -54,7 +51,7 @@ class Office:
         self._answer = answer
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
         self._feed: socket.socket | None = None
-        self._feed_path = ""
+        self._feed_path = Path()
         self._shift: _Shift | None = None
         self._before: _Shift | None = None
         self._version = ""
@@ -63,7 +60,7 @@ class Office:
 
     def feed_for(self, config: Config) -> str:
         """Path of the socket at which workers of `config` hear of the directory; empty: there is nothing to hear."""
-        return self._feed_path if config.database is not None else ""
+        return str(self._feed_path) if config.database is not None else ""
 
     def use(self, config: Config, version: str) -> None:
         """Have the office run for `config`, or end it if that has no database. Returns at once.
@@ -109,7 +106,7 @@ class Office:
             await asyncio.wait(self._leaving)
         if self._feed is not None:
             self._feed.close()
-            _remove(self._feed_path)
+            remove(self._feed_path, self._folder)
 
     def kill(self) -> None:
         """SIGKILL now."""
@@ -255,41 +252,21 @@ class _Shift:
             await asyncio.wait_for(self._ending.wait(), seconds)
 
 
-def _remove(path: str) -> None:
-    with contextlib.suppress(OSError):
-        Path(path).unlink()
-
-
 def _concern(config: Config) -> Config:
     """What of a configuration the office goes by."""
     return config.model_copy(update={name: getattr(Config(), name) for name in _NOT_CONCERNED})
 
 
-def _feed_socket(folder: Path) -> tuple[socket.socket, str]:
+def _feed_socket(folder: Path) -> tuple[socket.socket, Path]:
     """A listening socket that only this user may connect to, and its path."""
-    path = folder / f"feed-{os.getpid()}.sock"
-    if len(str(path)) > _LONGEST_PATH:
-        path = Path(tempfile.mkdtemp(prefix="headrace-")) / path.name
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for left in path.parent.glob("feed-*.sock"):
-        if left == path or not _is_served(left):
-            left.unlink(missing_ok=True)
+    path = place_for(folder, "feed")
     listener = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
     try:
         listener.bind(str(path))
+        path.chmod(0o600)
         listener.listen(256)
     except OSError:
         listener.close()
         raise
-    finally:
-        os.umask(before)
     listener.setblocking(False)
-    return listener, str(path)
-
-
-def _is_served(path: Path) -> bool:
-    """Whether anybody listens there; what a killed gateway leaves behind nobody does."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        return probe.connect_ex(str(path)) == 0
+    return listener, path

@@ -8,12 +8,9 @@ most the last second. Only this user can reach it, over a socket.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import importlib.util
 import os
-import socket
-import tempfile
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,14 +19,13 @@ from gateway.config import Config, Redis
 from gateway.limits.needed import needs_store
 from gateway.process.banner import Console
 from gateway.process.engine_set import in_thread
+from gateway.process.own_sockets import place_for, remove
 
 START_S = 10.0
 STOP_S = 2.0
 TIMEOUT_S = 0.2
 """How long an answer may take. It comes from this machine: what delays it is that all are busy."""
 _POLL_S = 0.01
-_LONGEST_PATH = 100
-"""The system takes no name of a socket that is much longer."""
 _BACKOFF = Backoff(first_s=0.05, max_s=5.0, healthy_s=30.0, crash_loop_after=4)
 _OPTIONS = (
     "--port 0 --unixsocketperm 700 --save '' --maxmemory-policy noeviction --databases 1 --loglevel warning"
@@ -83,7 +79,7 @@ class EmbeddedStore:
         """
         if self._launcher is None:
             binary = server_binary()
-            self._path = await in_thread(lambda: _socket_path(self._folder))
+            self._path = await in_thread(lambda: place_for(self._folder, "valkey"))
             if name and self._path.parent == self._folder:
                 self._lock = _locked(self._folder / f"{name}.lock")
             self._launcher = _launcher(binary, self._path, self, name if self._lock is not None else "")
@@ -99,7 +95,7 @@ class EmbeddedStore:
         self._serving = False
         if launcher is not None:
             await launcher.stop()
-            await in_thread(lambda: _remove(self._path, self._folder))
+            await in_thread(lambda: remove(self._path, self._folder))
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
@@ -157,21 +153,6 @@ def _launcher(binary: Path, path: Path, store: EmbeddedStore, name: str) -> Proc
     return ProcessLauncher(spec, on_change=store.changed, backoff=_BACKOFF)
 
 
-def _socket_path(folder: Path) -> Path:
-    """In a folder that only this user may enter. Removes what killed gateways left there."""
-    path = folder / f"valkey-{os.getpid()}.sock"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        for left in folder.glob("valkey-*.sock"):
-            if left == path or not _is_served(left):
-                left.unlink(missing_ok=True)
-        usable = len(str(path)) <= _LONGEST_PATH and os.access(folder, os.W_OK)
-    except OSError:  # such as a read-only home
-        usable = False
-    return path if usable else Path(tempfile.mkdtemp(prefix="headrace-")) / path.name
-
-
 def _locked(path: Path) -> int | None:
     """For this gateway alone: a descriptor to be closed in the end. None: another one has it."""
     try:
@@ -184,19 +165,6 @@ def _locked(path: Path) -> int | None:
         os.close(lock)
         return None
     return lock
-
-
-def _remove(path: Path, folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-        if path.parent != folder:
-            path.parent.rmdir()
-
-
-def _is_served(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        return probe.connect_ex(str(path)) == 0
 
 
 async def _pong(path: Path) -> bool:

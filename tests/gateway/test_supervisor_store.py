@@ -21,6 +21,7 @@ from gateway.limits.redis_store import RedisStore
 from gateway.limits.seam import Meter, Span, Want
 from gateway.process import store as embedded
 from gateway.process.banner import Console
+from gateway.process.own_sockets import place_for
 from gateway.process.store import EmbeddedStore, server_binary
 from tests.gateway.supervised import chat, client, command, descendants, gone, served
 from tests.harness import PATIENCE_S, settled
@@ -133,7 +134,7 @@ async def test_sockets_that_killed_gateways_left_are_removed_and_those_of_others
     async with store_in(tmp_path) as store:
         await store.start()
         lives = store._path.rename(tmp_path / "valkey-2.sock")
-        embedded._socket_path(tmp_path)
+        place_for(tmp_path, "valkey")
         assert list(tmp_path.iterdir()) == [lives]
 
 
