@@ -13,6 +13,7 @@ import msgspec
 from gateway.config.dump import Difference
 from gateway.config.live import OF_THE_FILE, Origin
 from gateway.config.version import Version
+from gateway.process.machine import read_own
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ class History:
         for file in self._files():
             try:
                 if file.stat().st_size <= _READ_LIMIT_BYTES:
-                    found.append(msgspec.json.decode(file.read_bytes(), type=Entry))
+                    found.append(msgspec.json.decode(read_own(file), type=Entry))
             except (OSError, msgspec.MsgspecError) as error:
                 logger.warning("%s is left out of the history of configurations: %s", file, error)
         own = [entry for entry in found if entry.file == self._file]
@@ -108,7 +109,7 @@ class History:
     def _own_salt(self) -> bytes:
         file = self._folder / "salt"
         with contextlib.suppress(OSError):
-            if len(salt := file.read_bytes()) == _SALT_BYTES:
+            if len(salt := read_own(file)) == _SALT_BYTES:
                 return salt
         salt = secrets.token_bytes(_SALT_BYTES)
         self._write(file.name, salt)

@@ -13,7 +13,7 @@ from gateway.clock import Clock
 from gateway.config import Config
 from gateway.directory.frames import Frames, Keys, snapshot_file
 from gateway.directory.ring import Ring
-from gateway.process.machine import state_folder
+from gateway.process.machine import read_own, state_folder
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class FeedClient:
     async def _read_file(self) -> None:
         """For a start on which the office is in no state to tell anything."""
         try:
-            data = await asyncio.to_thread(self._file.read_bytes)
+            data = await asyncio.to_thread(read_own, self._file)
             await self._take(Frames(), data)
         except (OSError, ValueError) as error:
             logger.error("nobody tells of the database's keys, and %s cannot be read either: %s", self._file, error)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from pathlib import Path
 
 import msgspec
 
 from gateway.config.jwt_options import JwtIssuer
+from gateway.process.machine import read_own
 
 
 class Kept(msgspec.Struct):
@@ -40,14 +40,10 @@ class Keepsake:
         Raises:
             OSError: there is nothing, or others could have written it. ValueError: it makes no sense.
         """
-        _check_own(self.path.parent.lstat())
-        fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            _check_own(os.fstat(fd))
-            try:
-                kept = _decode(file.read())
-            except msgspec.MsgspecError as error:
-                raise ValueError(str(error)) from None
+        try:
+            kept = _decode(read_own(self.path))
+        except msgspec.MsgspecError as error:
+            raise ValueError(str(error)) from None
         if kept.issuer != self._issuer:
             raise ValueError(f"it is of {kept.issuer!r}")
         return kept
@@ -64,8 +60,3 @@ class Keepsake:
         with os.fdopen(fd, "wb") as file:
             file.write(kept)
         beside.rename(self.path)
-
-
-def _check_own(found: os.stat_result) -> None:
-    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError("others than this user can write it")

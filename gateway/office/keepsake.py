@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from gateway.directory.frames import Frame, Frames, pack
+from gateway.process.machine import read_own
 
 MAX_APPENDED = 10_000
 """Changes at the end of the file, at which it is written anew."""
@@ -28,9 +29,9 @@ class Keepsake:
         """What was last written.
 
         Raises:
-            OSError: there is none. ValueError: it makes no sense.
+            OSError: there is none, or others could have written it. ValueError: it makes no sense.
         """
-        return Frames().feed(self.path.read_bytes())
+        return Frames().feed(read_own(self.path))
 
     def write(self, frames: Iterable[Frame]) -> None:
         """Raises OSError."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import math
 import os
-import signal
 import socket
+import stat
 from pathlib import Path
-
-_PR_SET_PDEATHSIG = 1
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -33,9 +30,22 @@ def state_folder() -> Path:
     return Path("/tmp/headrace")  # noqa: S108 - a user without a home
 
 
-def bind_to_parent() -> None:
-    """Have the kernel send SIGTERM when the parent dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+def read_own(path: Path) -> bytes:
+    """What is in a file that this user alone can have written, so that it may be gone by. Blocks.
+
+    Raises:
+        OSError: there is none, or others could have written it.
+    """
+    _check_own(path.parent.lstat())
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        _check_own(os.fstat(fd))
+        return file.read()
+
+
+def _check_own(found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError("others than this user can write it")
 
 
 def notify(state: str) -> None:

@@ -131,3 +131,12 @@ def test_what_was_applied_outlives_a_restart_while_the_file_is_as_it_was(
 
 def test_defaults_have_a_digest() -> None:
     assert digest_of(Config(), SALT)
+
+
+def test_what_others_could_have_written_is_not_gone_by(tmp_path: Path) -> None:
+    """Or whoever is first in a shared folder says what serves."""
+    folder = tmp_path / "history"
+    History(folder).add(entry(1))
+    assert [one.version.number for one in History(folder).entries] == [1]
+    folder.chmod(0o777)
+    assert History(folder).entries == []

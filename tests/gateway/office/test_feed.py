@@ -330,3 +330,12 @@ async def test_without_a_database_there_is_nothing_to_follow() -> None:
     assert client.ring.age() == []
     assert client.ring.count() == [((), 0.0)]
     await client.aclose()
+
+
+def test_a_directory_that_others_could_have_written_is_not_taken(tmp_path: Path) -> None:
+    kept = Keepsake(tmp_path / "office" / "kept")
+    kept.write([Alive(1.0)])
+    assert list(kept.read()) == [Alive(1.0)]
+    kept.path.chmod(0o666)
+    with pytest.raises(PermissionError):
+        kept.read()
