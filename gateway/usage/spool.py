@@ -153,7 +153,12 @@ def open_spool(config: Config) -> Spool | None:
     """
     if config.database is None:
         return None
-    return Spool(folder_of(config.database), pricing_of(config), max_bytes=config.database.usage_spool_bytes)
+    folder = folder_of(config.database)
+    try:
+        return Spool(folder, pricing_of(config), max_bytes=config.database.usage_spool_bytes)
+    except OSError as error:
+        where = "HEADRACE_STATE or database.usage_spool names another folder"
+        raise OSError(f"usage cannot be kept in {folder}: {error.strerror}; {where}") from None
 
 
 def folder_of(options: Database) -> Path:
