@@ -102,6 +102,7 @@ class EmbeddedStore:
 
     def kill(self) -> None:
         """SIGKILL now."""
+        self._serving = False
         if self._launcher is not None:
             self._launcher.kill()
 
