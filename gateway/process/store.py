@@ -102,7 +102,6 @@ class EmbeddedStore:
 
     def kill(self) -> None:
         """SIGKILL now."""
-        self._serving = False
         if self._launcher is not None:
             self._launcher.kill()
 
