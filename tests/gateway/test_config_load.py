@@ -76,8 +76,8 @@ def test_an_unknown_key_is_refused_with_a_suggestion() -> None:
 
 
 def test_an_unknown_key_like_none_that_exists_lists_those_that_do() -> None:
-    known = "admin, auth, cache, content_log, database, deployments, limits, pools, prices, redis, residency, routing, …"
-    assert only("zzz: 1\n").hint == f"there is: {known}"
+    known = "admin, auth, cache, content_log, database, deployments, limits, pools, prices, redis, residency, routing"
+    assert only("zzz: 1\n").hint == f"there is: {known}, …"
 
 
 @pytest.mark.parametrize(
