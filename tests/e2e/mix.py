@@ -20,16 +20,25 @@ PATIENT_S = 0.3
 UNDER_WAY = ("headrace_in_flight", "headrace_replica_in_flight", "headrace_client_connections")
 
 
+FLAGS = ("--host", "0.0.0.0", "--ttft", "0.005", "--itl", "0.002", "--jitter", "0.5", "--context-tokens", "100000")
+"""Of a quick engine that `addresses` are of."""
+TIMEOUTS = {"ttft_s": PATIENT_S, "idle_s": PATIENT_S, "total_s": 30.0}
+"""Of a gateway that soon loses patience."""
+
+
+def addresses(engine: EngineProcess) -> list[str]:
+    port = engine.url.rpartition(":")[2]
+    return [f"http://127.0.0.{last}:{port}" for last in range(1, REPLICAS + 1)]
+
+
 @asynccontextmanager
 async def engine_with_gateway(workers: int, **more: Any) -> AsyncIterator[tuple[EngineProcess, Served]]:
     """A quick engine under many addresses, and a gateway that soon loses patience with it."""
-    flags = ("--host", "0.0.0.0", "--ttft", "0.005", "--itl", "0.002", "--jitter", "0.5", "--context-tokens", "100000")
-    async with engine_process(*flags) as engine:
-        port = engine.url.rpartition(":")[2]
-        urls = [f"http://127.0.0.{last}:{port}" for last in range(1, REPLICAS + 1)]
-        timeouts = {"ttft_s": PATIENT_S, "idle_s": PATIENT_S, "total_s": 30.0}
-        async with gateway_process(*urls, workers=workers, timeouts=timeouts, **more) as gateway:
-            yield engine, gateway
+    async with (
+        engine_process(*FLAGS) as engine,
+        gateway_process(*addresses(engine), workers=workers, timeouts=TIMEOUTS, **more) as gateway,
+    ):
+        yield engine, gateway
 
 
 def mixed_asks(seed: int, weights: dict[str, float]) -> Iterator[Ask]:

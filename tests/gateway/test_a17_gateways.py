@@ -51,12 +51,10 @@ async def admin_of(gateway: Served, key: str) -> AsyncIterator[httpx.AsyncClient
     """Who talks to the admin API of a gateway, once its office knows the key."""
     await gateway.ready()
     headers = {"authorization": f"Bearer {key}"}
-    async with (
-        httpx.AsyncClient(base_url=admin_url(gateway), headers=headers, trust_env=False, timeout=20.0) as http,
-        asyncio.timeout(25.0),
-    ):
-        while await _status(http) != 200:
-            await asyncio.sleep(0.05)
+    async with httpx.AsyncClient(base_url=admin_url(gateway), headers=headers, trust_env=False, timeout=20.0) as http:
+        async with asyncio.timeout(25.0):
+            while await _status(http) != 200:
+                await asyncio.sleep(0.05)
         yield http
 
 
