@@ -70,8 +70,8 @@ class Directory(Protocol):
     """The keys of the database, as this process knows them."""
 
     @property
-    def disabled(self) -> Container[str]:
-        """Organisations whose keys are refused."""
+    def disabled(self) -> Container[str | tuple[str, str]]:
+        """Organisations, and teams as organisation and name, whose keys and tokens are refused."""
         ...
 
     @property
@@ -157,7 +157,7 @@ class KeyRing:
         caller = self._callers.get(digest.digest(), NOBODY)
         directory = self._directory
         if directory is None:
-            disabled: Container[str] = ()
+            disabled: Container[str | tuple[str, str]] = ()
         else:
             theirs, disabled = directory.find(key), directory.disabled
             caller = theirs if caller is NOBODY else caller
@@ -169,6 +169,7 @@ class KeyRing:
             | (not key)
             | (caller.expires_at <= self._wall_s())
             | (caller.tenant in disabled)
+            | ((caller.tenant, caller.team) in disabled)
             | (bool(caller.role) is not self._for_admins)
         )
         if refused:

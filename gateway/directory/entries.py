@@ -40,6 +40,7 @@ class TeamEntry(msgspec.Struct, frozen=True, array_like=True):
     organisation: str
     name: str
     limits: Limits = NO_LIMITS
+    disabled: bool = False
 
 
 class KeyEntry(msgspec.Struct, frozen=True, array_like=True):

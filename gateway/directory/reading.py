@@ -108,4 +108,4 @@ def _organisation(row: Row[Any]) -> OrganisationEntry:
 
 
 def _team(row: Row[Any]) -> TeamEntry:
-    return TeamEntry(row.organisation, row.name, kept_limits(row.limits))
+    return TeamEntry(row.organisation, row.name, kept_limits(row.limits), row.disabled)

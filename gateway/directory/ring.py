@@ -33,7 +33,7 @@ class Ring:
         self._known = False
         self.organisations: dict[str, OrganisationEntry] = {}
         self.teams: dict[tuple[str, str], TeamEntry] = {}
-        self.disabled: frozenset[str] = frozenset()
+        self.disabled: frozenset[str | tuple[str, str]] = frozenset()
         self.alive_at = -math.inf
         self.on_change: list[Callable[[], None]] = []
 
@@ -121,7 +121,8 @@ class Ring:
             del self._keys[digest]
 
     def _tell(self) -> None:
-        self.disabled = frozenset(entry.name for entry in self.organisations.values() if entry.disabled)
+        off: set[str | tuple[str, str]] = {name for name, entry in self.organisations.items() if entry.disabled}
+        self.disabled = frozenset(off | {place for place, entry in self.teams.items() if entry.disabled})
         for told in self.on_change:
             told()
 

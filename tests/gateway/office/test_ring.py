@@ -280,3 +280,18 @@ def test_a_large_directory_comes_in_many_frames() -> None:
 def test_a_frame_that_is_too_long_is_no_frame() -> None:
     with pytest.raises(ValueError, match="a frame of"):
         list(Frames().feed(b"\xff\xff\xff\xff"))
+
+
+def test_whoever_is_of_a_disabled_team_is_refused_a_holder_of_a_token_too() -> None:
+    class Tokens:
+        def find(self, token: bytes) -> Caller:
+            return Caller("idp/alice", "acme", team=token.split(b".")[1].decode())
+
+    ring = ring_of(*frames_of(snapshot()))
+    keyring = KeyRing(Auth(), ring, tokens=Tokens(), wall_s=lambda: NOW)
+    research, others = ({b"authorization": b"Bearer a.%b.c" % team} for team in (b"research", b"others"))
+    assert keyring.identify(research).team == "research"
+    ring.take(Changed(Changes(2, [], [TeamEntry("acme", "research", disabled=True)], [], []), NOW))
+    with pytest.raises(Unauthenticated):
+        keyring.identify(research)
+    assert keyring.identify(others).team == "others"
