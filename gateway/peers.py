@@ -160,6 +160,11 @@ class Peers:
         seen = {sender for link in self._links if not link.degraded for sender in link.met or ()}
         return any(link.degraded and (link.met is None or not link.met <= seen) for link in self._links)
 
+    @property
+    def last_seen(self) -> int:
+        """Peers, with those that were seen last at a place that cannot be reached at this moment."""
+        return len({sender for link in self._links for sender in link.met or ()})
+
     def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._run(link)) for link in self._links]

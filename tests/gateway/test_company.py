@@ -63,6 +63,25 @@ async def test_what_peers_and_engines_tell_is_in_the_books_and_in_the_metrics() 
 
 
 @pytest.mark.may_block("reads the machine's name, once")
+async def test_a14_workers_that_were_seen_last_count_while_redis_is_away() -> None:
+    """Else each of them would take a larger share of the limits."""
+    async with engine_running() as engine, valkey_running() as valkey:
+        (one, mine), (two, theirs) = company(engine.url, valkey.url), company(engine.url, valkey.url)
+        assert one.workers() == 1
+        for each in (one, two):
+            await each.start()
+        with theirs.lease(0.0, 50, 0, 10.0):
+            await settled(lambda: None if one.workers() == 2 and mine.load.others_in_flight else one.workers(), "")
+            valkey.freeze()
+            await settled(lambda: mine.load.others_in_flight, "the peer is not forgotten", 10.0)
+            assert one.workers() == 2
+            valkey.thaw()
+        await two.aclose()
+        await settled(lambda: None if one.workers() == 1 else one.workers(), "still seen", 10.0)
+        await one.aclose()
+
+
+@pytest.mark.may_block("reads the machine's name, once")
 async def test_alone_it_has_no_peers_and_sees_all_there_is() -> None:
     async with engine_running() as engine:
         one, _ = company(engine.url)
