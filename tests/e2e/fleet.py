@@ -134,7 +134,12 @@ async def fleet_running(
             await gateway.ready()
         admin = await stack.enter_async_context(admin_of(gateways[0], key))
         reader = await stack.enter_async_context(office(config["database"]["url"]))
-        yield Fleet(engine, valkey, postgres, config, gateways, admin, reader)
+        try:
+            yield Fleet(engine, valkey, postgres, config, gateways, admin, reader)
+        except BaseException:
+            for gateway in gateways:
+                print("\n".join(["", gateway.url, *gateway.lines[-20:]]))
+            raise
 
 
 @asynccontextmanager

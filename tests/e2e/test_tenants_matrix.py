@@ -16,10 +16,9 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -57,27 +56,28 @@ async def eventually(check: Callable[[], Coroutine[Any, Any, object]], within_s:
         await asyncio.sleep(0.1)
 
 
-T = TypeVar("T")
-
-
-@dataclass
 class Seen:
-    """last_s: when what answered so for the last time was asked."""
+    """answers: when it was asked, and what came."""
 
-    last_s: float = 0.0
+    def __init__(self) -> None:
+        self.answers: list[tuple[float, object]] = []
+
+    def last_s(self, so: Callable[[object], bool]) -> float:
+        """When was asked what had such an answer for the last time."""
+        return max(asked_s for asked_s, answer in self.answers if so(answer))
 
 
 @asynccontextmanager
-async def repeated(ask: Callable[[], Coroutine[Any, Any, T]], so: Callable[[T], bool]) -> AsyncIterator[Seen]:
+async def repeated(ask: Callable[[], Coroutine[Any, Any, object]]) -> AsyncIterator[Seen]:
     """Ask again and again while the block runs."""
     seen = Seen()
 
     async def asking() -> None:
         while True:
             asked_s = time.monotonic()
-            if so(await ask()):
-                seen.last_s = asked_s
+            seen.answers.append((asked_s, await ask()))
 
+    seen.answers.append((time.monotonic(), await ask()))
     task = asyncio.create_task(asking())
     try:
         yield seen
@@ -481,11 +481,7 @@ async def _applied(count: int) -> None:
         streams = [asyncio.create_task(_long_answer(url, key)) for url in fleet.urls]
         await fleet.engine.reached("running", count)
         new = fleet.config | {"deployments": fleet.config["deployments"] | {"more": fleet.config["deployments"]["m"]}}
-        first = await version_of(fleet.urls[0])
-        seen = [
-            await stack.enter_async_context(repeated(partial(version_of, url), lambda version: version == first))
-            for url in fleet.urls
-        ]
+        seen = [await stack.enter_async_context(repeated(partial(version_of, url))) for url in fleet.urls]
         with Watch() as applying:
             answer = await fleet.admin.post("/config", json={"text": json.dumps(new), "name": "new.yaml"})
         answered_s = time.monotonic()
@@ -493,7 +489,7 @@ async def _applied(count: int) -> None:
         version = answer.json()["version"]
         with Watch() as others:
             await fleet.everywhere(version_of, version)
-        delay_s = max(0.0, max(one.last_s for one in seen) - answered_s)
+        delay_s = max(0.0, max(one.last_s(lambda found: found != version) for one in seen) - answered_s)
         assert delay_s - others.stalled_s < 2.0
         assert await asyncio.gather(*streams) == [40] * count
         figures("A17", count, all_serve_after_s=round(delay_s, 2), answered_after_s=round(applying.elapsed_s, 2))
@@ -524,16 +520,13 @@ async def _revoked(count: int) -> None:
             key, key_id = await fleet.key(f"app{number}", "acme")
             async with AsyncExitStack() as stack:
                 seen = [
-                    await stack.enter_async_context(
-                        repeated(partial(fleet.status, url, key), lambda status: status == 200)
-                    )
-                    for url in fleet.urls
+                    await stack.enter_async_context(repeated(partial(fleet.status, url, key))) for url in fleet.urls
                 ]
                 with Watch() as watch:
                     began_s = time.monotonic()
                     assert (await fleet.admin.post(f"/keys/{key_id}/revoke")).status_code == 200
                     await fleet.everywhere(lambda url, key=key: fleet.status(url, key), 401)  # type: ignore[misc]
-                delays_s.append(max(0.0, max(one.last_s for one in seen) - began_s))
+                delays_s.append(max(0.0, max(one.last_s(lambda found: found == 200) for one in seen) - began_s))
                 own_s.append(delays_s[-1] - watch.stalled_s)
             for url in fleet.urls:
                 assert await _refusal(url, key) == await _refusal(url, f"sk-hr-000000000000-{'x' * 43}")
@@ -555,7 +548,9 @@ REQUESTS = 60
 
 @COUNTS
 def test_a20_remaining_falls_strictly_and_retry_after_is_right(count: int) -> None:
-    """On one connection to each gateway, in turn. Until `retry-after-ms` is over nothing may be had, and then it is."""
+    """On one connection to each gateway, in turn. Until `retry-after-ms` is over nothing may be had, and then it is.
+
+    What other gateways had leased ahead, 1 % at most, may come back: so tokens fall strictly where there is one."""
     long_run(_headers(count), LIMIT_S)
 
 
@@ -571,9 +566,10 @@ async def _headers(count: int) -> None:
             assert answer.status_code == 200, answer.text
             assert answer.headers["x-ratelimit-limit-requests"] == str(REQUESTS)
             left[number % count].append(_left(answer))
-        for of_one in left:
-            for before, after in itertools.pairwise(of_one):
-                assert after[0] < before[0] and after[1] < before[1], of_one
+        steps = [pair for of_one in left for pair in itertools.pairwise(of_one)]
+        assert all(after[0] < before[0] for before, after in steps), left
+        rise = max(after[1] - before[1] for before, after in steps)
+        assert rise < (0 if count == 1 else 0.01 * 100_000), left
         refused = [await http.post(CHAT, json=chat(max_tokens=5)) for http in clients]
         told_s = time.monotonic()
         assert [answer.status_code for answer in refused] == [429] * count
@@ -589,7 +585,15 @@ async def _headers(count: int) -> None:
         await asyncio.sleep(told_s + wait_s + 0.1 - time.monotonic())
         assert (await clients[-1].post(CHAT, json=chat(max_tokens=5))).status_code == 200
         least = min(one[-1][0] for one in left)
-        figures("A20", count, admitted=REQUESTS, limit=REQUESTS, last_remaining=least, retry_after_s=round(wait_s, 2))
+        figures(
+            "A20",
+            count,
+            admitted=REQUESTS,
+            limit=REQUESTS,
+            last_remaining=least,
+            largest_rise_of_tokens=max(0, rise),
+            retry_after_s=round(wait_s, 2),
+        )
 
 
 def _left(answer: httpx.Response) -> tuple[int, int]:
