@@ -214,7 +214,7 @@ class Stores(RuleBasedStateMachine):
 
     @rule(lease=leases, share=SHARES)
     def spend(self, lease: Leased, share: float) -> None:
-        if lease.meter.span is not Span.NOW and self.time.us <= lease.spend_by_us:
+        if lease.meter.span is not Span.NOW and self.time.us < lease.spend_by_us:
             self.use(lease, min(math.ceil(lease.units * share), lease.units - lease.spent))
 
     def use(self, lease: Leased, units: int) -> None:
@@ -224,7 +224,7 @@ class Stores(RuleBasedStateMachine):
     @rule(lease=leases, slots=st.integers(0, 2))
     def be_as_greedy_as_can_be(self, lease: Leased, slots: int) -> None:
         """Spend it at the last moment, and take and spend all there is as soon as it counts no more."""
-        self.wait_until_it_was_to_be_spent(lease, 0)
+        self.wait_until_it_was_to_be_spent(lease, 1)
         self.spend(lease, 1.0)
         for after in range(slots + 1):
             self.wait_until_all_is_said_to_be_free(lease, 1 if after < slots else 0)
