@@ -86,6 +86,7 @@ def _add_changing(api: FastAPI, state: OfficeState) -> None:
         if actor.own is not None:
             actor.within(spec.organisation)
             _must_be_plain(actor, spec.role, "make")
+            _must_keep_class(actor, spec.sensitivity, "")
         return told(await state.work(lambda db: Directory(db).keys.create(actor.audited, spec)), 201)
 
     @api.patch(
@@ -127,7 +128,10 @@ def _seen(database: Database, actor: Actor, key_id: str) -> Key:
 
 
 def _updated(database: Database, actor: Actor, key_id: str, settings: KeySettings) -> Key:
-    _must_be_plain(actor, _seen(database, actor, key_id).role, "change")
+    key = _seen(database, actor, key_id)
+    _must_be_plain(actor, key.role, "change")
+    if "sensitivity" in settings.model_fields_set:
+        _must_keep_class(actor, settings.sensitivity, key.sensitivity)
     return Directory(database).keys.update(actor.audited, key_id, settings)
 
 
@@ -147,3 +151,9 @@ def _must_be_plain(actor: Actor, role: str, what: str) -> None:
     """Whoever could make or lengthen keys with a role would have that role for as long as it likes."""
     if role and actor.role is not Role.ADMIN:
         raise Forbidden(f"Only an admin may {what} a key with the role {role}.", code="role_not_allowed")
+
+
+def _must_keep_class(actor: Actor, wanted: str | None, present: str) -> None:
+    """Where requests may go is not for those to say whose requests they are."""
+    if actor.own is not None and (wanted or "") != present:
+        raise Forbidden("Only an admin may set the `sensitivity` of a key.", code="role_not_allowed")

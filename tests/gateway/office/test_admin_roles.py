@@ -142,3 +142,13 @@ async def test_a_tenant_admin_makes_no_key_with_a_role_and_lengthens_none(office
     assert (await office.patch("tenant-admin", f"/keys/{own}", {"expires": None})).status_code == 403
     assert (await office.post("tenant-admin", f"/keys/{own}/rotate", {"grace_s": 60})).status_code == 201
     assert (await office.post("tenant-admin", f"/keys/{made}/revoke")).status_code == 200
+
+
+async def test_r11_a_tenant_admin_sets_no_key_s_sensitivity(office: Office) -> None:
+    body = {"name": "loose", "organisation": "acme", "sensitivity": "public"}
+    assert (await office.post("tenant-admin", "/keys", body)).status_code == 403
+    made = (await office.post("admin", "/keys", body)).json()["record"]["id"]
+    answer = await office.patch("tenant-admin", f"/keys/{made}", {"sensitivity": None})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "role_not_allowed")
+    same = {"sensitivity": "public", "metadata": {"ticket": "X-1"}}
+    assert (await office.patch("tenant-admin", f"/keys/{made}", same)).status_code == 200
