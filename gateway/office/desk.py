@@ -57,6 +57,6 @@ class Desk:
             self._threads, lambda: work(self._opener.get(), *args, **kwargs)
         )
 
-    def close(self) -> None:
-        """What waits is given up, what runs is not waited for. Idempotent."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+    def close(self, *, wait: bool = False) -> None:
+        """What waits is given up; what runs is waited for if `wait`, which blocks. Idempotent."""
+        self._threads.shutdown(wait=wait, cancel_futures=True)

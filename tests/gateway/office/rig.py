@@ -116,7 +116,7 @@ async def office_running(
         following.cancel()
         await asyncio.wait((following,))
         for desk in desks:
-            desk.close()
+            await asyncio.to_thread(desk.close, wait=True)
         await asyncio.to_thread(opener.close)
         await telemetry.aclose()
 

@@ -95,7 +95,7 @@ async def following(url: str, answer: Callable[[], Answer]) -> AsyncIterator[Sup
     finally:
         task.cancel()
         await asyncio.wait((task,))
-        desk.close()
+        await asyncio.to_thread(desk.close, wait=True)
         await asyncio.to_thread(opener.close)
 
 

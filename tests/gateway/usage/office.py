@@ -51,8 +51,8 @@ class Office:
                 await self._task
         with suppress(DatabaseError):
             await self.desk.run(lambda database: None)  # what is under way goes on
-        self.desk.close()
-        self._reader.close()
+        await asyncio.to_thread(self.desk.close, wait=True)
+        await asyncio.to_thread(self._reader.close, wait=True)
         await asyncio.to_thread(self.opener.close)
 
 

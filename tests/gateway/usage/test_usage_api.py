@@ -40,7 +40,7 @@ async def api(tmp_path: Path) -> AsyncIterator[FastAPI]:
     others: dict[str, Any] = {field.name: None for field in needed}
     usage.add_routes(made, OfficeState(**others | {"desk": desk}))
     yield made
-    desk.close()
+    await asyncio.to_thread(desk.close, wait=True)
     await asyncio.to_thread(opener.close)
 
 

@@ -271,7 +271,7 @@ async def test_a15_while_the_database_is_away_nothing_is_lost(
     fd = await asyncio.to_thread(hold, folder)
     assert fd is not None, "another may take in now"
     os.close(fd)
-    desk.close()
+    await asyncio.to_thread(desk.close, wait=True)
     await asyncio.to_thread(opener.close)
 
 
@@ -292,7 +292,7 @@ async def test_of_two_that_share_a_folder_one_takes_in(tmp_path: Path, monkeypat
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
-    desk.close()
+    await asyncio.to_thread(desk.close, wait=True)
     await asyncio.to_thread(opener.close)
 
 
