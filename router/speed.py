@@ -23,6 +23,8 @@ CHANCE = 4.0
 Believed, it would send more to some of equal replicas than to others."""
 MOST = 10.0
 """A first token that took so many times longer than predicted waited for something else than prefills."""
+LEAST_S = 1e-9
+"""Of what is predicted in all; where it is less there is nothing to compare with."""
 SETTLE = 0.05
 """Weight of the newest observation in what is a replica's own of the fixed time."""
 
@@ -217,7 +219,7 @@ class Speed:
         self._noise = self._noise * FORGET * FORGET + (took_s - self._times * predicted_s) ** 2
         peers_s = PEERS * (predicted_s + family.fixed_s)
         known_s = self._predicted_s + peers_s
-        if known_s > 0.0:
+        if known_s > LEAST_S:
             self._times = _beyond_chance((self._took_s + peers_s) / known_s, self._noise / known_s**2)
             self.follow()
 

@@ -162,7 +162,7 @@ async def test_the_admin_api_refuses_what_is_wrong_what_is_outdated_and_who_may_
 
 async def test_a_change_that_the_office_itself_goes_by_is_answered_and_published(tmp_path: Path) -> None:
     database_url = f"sqlite:///{tmp_path}/headrace.db"
-    key = await asyncio.to_thread(admin_key, database_url)
+    key = await asyncio.to_thread(admin_key, database_url, "admin")
     config = config_for(None, database_url)
     async with engine_running() as engine:
         config["pools"]["p"]["urls"] = [engine.url]

@@ -105,3 +105,9 @@ def test_the_round_trip_is_remembered_for_as_long_as_it_does_not_show() -> None:
     assert speed.fixed_s == pytest.approx(0.08, rel=0.05)
     speed.learn(2.1, 1000, 0, opening=True)
     assert speed.fixed_s < 1.2, "one hiccup is not believed at once"
+
+
+def test_times_that_are_next_to_nothing_are_nothing_to_compare_with() -> None:
+    speed = Speed()
+    speed.learn(1.9e-292, 0, 0, opening=False)
+    assert speed.s_per_token == pytest.approx(1e-4)

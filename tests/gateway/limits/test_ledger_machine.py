@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,8 @@ from tests.gateway.limits.ledgers import NANO_A_TOKEN, config_with, is_at_rest, 
 from tests.harness.virtual import LoopClock, VirtualLoop
 from tests.valkey import valkey_running
 
+VALKEY_GAMES = int(os.environ.get("HEADRACE_GAMES", "20"))
+"""Each takes half a second, and two under coverage."""
 LEDGERS = 3
 REQUESTS, TOKENS, PARALLEL, DAILY = 6, 1000, 3, 40
 NANO_A_DAY = 40_000_000
@@ -333,6 +336,6 @@ def test_a04_nor_does_any_over_valkey() -> None:
                     store = RedisStore(self.options, self.clock, lambda: int(self.loop.time() * 1e6))
                     return Patient(store, self.loop)
 
-            play(OnValkey, 80)
+            play(OnValkey, VALKEY_GAMES)
         finally:
             runner.run(server.__aexit__(None, None, None))
