@@ -212,8 +212,8 @@ class Chooser:
             room.wake()
         slot, prefix = lease.replica.slot, errand.facts.prefix
         judge(lease, outcome, now_s)
-        if lease.bill is not None:
-            lease.bill.settle(usage)
+        if lease.bill is not None and (outcome is not Outcome.ABANDONED or usage.prompt_tokens):
+            lease.bill.settle(usage)  # of what was given up nobody tells the cost: the expected one stands
         told = outcome is Outcome.FINE and usage.cached_told
         if told:
             lease.work.close(usage.prompt_tokens, min(usage.cached_tokens, usage.prompt_tokens))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.harness import CHAT, Json, chat, engine_by_hand, engine_running, serving, whole
+from tests.harness import CHAT, Json, chat, engine_by_hand, engine_running, serving, settled, whole
 
 USAGE = b'{"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], "usage": {"prompt_tokens": 7}}'
 
@@ -51,6 +51,19 @@ async def test_the_cloud_serves_for_a_replica_that_is_gone_and_the_limit_holds()
             assert ladder is not None and ladder.purse.spent(0.0) == spent, "what was used, not what was expected"
         assert (await server.post(CHAT, chat("word " * 200))).status_code == 503
         assert ladder is not None and ladder.capped == 1
+
+
+async def test_a_call_that_its_client_gives_up_is_paid_for_as_expected() -> None:
+    """Or a limit in USD would not hold for who hangs up."""
+    async with engine_by_hand() as away, serving(config("http://127.0.0.1:9", away.url, max_usd_per_hour=40)) as server:
+        [ladder] = [one.ladder for one in server.gateway.pipeline.catalog.deployments]
+        assert ladder is not None
+        async with server.asking(chat()):
+            await away.turn()
+            expected = ladder.purse.spent(0.0)
+            assert expected > 0
+        await settled(lambda: [] if not server.gateway.replicas[1].in_flight else ["in flight"], "it goes on")
+        assert ladder.purse.spent(0.0) == expected
 
 
 async def test_what_may_not_leave_waits_on_premise() -> None:
