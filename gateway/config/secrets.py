@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
+from pydantic import SecretStr
+
 from gateway.config import Config, Redis
+
+
+def revealed(value: object) -> str:
+    """For encoders, where a configuration is to be encoded with its secrets."""
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    raise NotImplementedError(type(value))
 
 
 def secrets_of(config: Config) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 
 import msgspec
-from pydantic import SecretStr
 
 from gateway.config import Config
+from gateway.config.secrets import revealed
 
 DIGEST_BYTES = 6
 
@@ -32,11 +32,5 @@ UNVERSIONED = Version(0, "0" * 2 * DIGEST_BYTES)
 
 def digest_of(config: Config, salt: bytes) -> str:
     """Keyed with `salt`, at most 64 bytes: without it nobody can try out guesses at the configuration's secrets."""
-    canonical = msgspec.json.encode(config.model_dump(), enc_hook=_revealed, order="sorted")
+    canonical = msgspec.json.encode(config.model_dump(), enc_hook=revealed, order="sorted")
     return hashlib.blake2b(canonical, key=salt, digest_size=DIGEST_BYTES).hexdigest()
-
-
-def _revealed(value: object) -> str:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    raise NotImplementedError(type(value))

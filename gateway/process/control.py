@@ -10,12 +10,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from socket import socket
-from typing import Any, cast
+from typing import cast
 
 import msgspec
-from pydantic import SecretStr
 
 from gateway.config import Config
+from gateway.config.secrets import revealed
 from gateway.config.version import UNVERSIONED
 
 _LENGTH_BYTES = 4
@@ -153,17 +153,11 @@ _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
 
 def pack_config(config: Config) -> bytes:
     """The configuration with its secrets, for the channel alone."""
-    return msgspec.msgpack.encode(config.model_dump(exclude_unset=True), enc_hook=_revealed)
+    return msgspec.msgpack.encode(config.model_dump(exclude_unset=True), enc_hook=revealed)
 
 
 def unpack_config(packed: bytes) -> Config:
     return Config.model_validate(msgspec.msgpack.decode(packed))
-
-
-def _revealed(value: Any) -> str:
-    if isinstance(value, SecretStr):
-        return value.get_secret_value()
-    raise NotImplementedError(type(value))
 
 
 class Channel(asyncio.Protocol):
