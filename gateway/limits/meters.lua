@@ -34,6 +34,17 @@ local function whole(number) -- never as 1e+15
   return string.format('%.0f', number)
 end
 
+-- What a correction comes to: more than was leased in the slot does not come back, nor anything of another window.
+local function correction(key, slot, number, mine, units)
+  if units >= 0 then
+    return units
+  end
+  if number ~= mine then
+    return 0
+  end
+  return math.max(units, -tonumber(call('HGET', key, whole(slot)) or 0))
+end
+
 -- Sliding windows
 
 -- The window without what counts no more: its units, its number, its lowest slot.
@@ -107,12 +118,7 @@ local function change_sliding(key, span_us, slot, number, units)
   if slot < low or slot >= low + COUNTED then
     return
   end
-  if units < 0 then
-    if number ~= mine then
-      return
-    end
-    units = math.max(units, -tonumber(call('HGET', key, whole(slot)) or 0))
-  end
+  units = correction(key, slot, number, mine, units)
   if units == 0 then -- "-0" is no number to HINCRBY
     return
   end
@@ -184,12 +190,7 @@ local function change_calendar(key, span, slot, number, units)
     return
   end
   local mine = calendar_number(key, current, ends - now)
-  if units < 0 then
-    if number ~= mine then
-      return
-    end
-    units = math.max(units, -tonumber(call('HGET', key, whole(slot)) or 0))
-  end
+  units = correction(key, slot, number, mine, units)
   if units == 0 then -- "-0" is no number to HINCRBY
     return
   end
