@@ -1,12 +1,12 @@
 """The configuration: its tree of models here, reading and checking in `gateway.config.load`."""
 
 from gateway.config.base import Name, Section, without_version
+from gateway.config.cache_options import Cache
 from gateway.config.engine_options import EngineOptions
 from gateway.config.failure_options import Fallbacks, Hedge
 from gateway.config.models import (
     AccessLog,
     Auth,
-    Cache,
     Config,
     Deployment,
     Key,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, model_validator
 
 from gateway.config.base import BaseUrl, Instant, Name, Port, Positive, Section, Url
+from gateway.config.cache_options import Cache, DeploymentCache
 from gateway.config.content_options import ContentLog
 from gateway.config.database_options import Admin, Database
 from gateway.config.engine_options import EngineOptions
@@ -233,6 +234,8 @@ class Deployment(Section):
     """What becomes of requests for which no replica has a place."""
     spill: SpillOptions | None = None
     """When requests leave for a cloud or a smaller variant; none: clouds are replicas like any other."""
+    cache: DeploymentCache = DeploymentCache()
+    """Which of its answers are kept to be given again."""
 
 
 class AccessLog(Section):
@@ -271,17 +274,6 @@ class Telemetry(Section):
     """OpenTelemetry spans."""
     max_tenants: Annotated[int, Field(ge=1, le=10_000)] = 100
     """Tenants with metric series of their own; the rest are summed as `other`."""
-
-
-class Cache(Section):
-    """Exact response cache: the same tenant, the same body, the same answer. Per worker, off by default."""
-
-    enabled: bool = False
-    """Whether answers are kept at all."""
-    max_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024 * 1024
-    """Memory for cached answers, per worker."""
-    ttl_s: Positive = 300.0
-    """Age at which an answer is dropped."""
 
 
 class Routing(Section):
