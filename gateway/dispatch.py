@@ -115,8 +115,9 @@ class Dispatcher:
         errand.end_turn()
         variant, call = errand.variant, errand.call
         reader = variant.reader
-        if reader is not None and (variant.has_choice or self._telemetry.marks_prefixes or call.reading is not None):
-            read = reader.read(call, asked_with, variant.block_sizes)
+        keys = variant.has_choice or self._telemetry.marks_prefixes
+        if reader is not None and (keys or call.reading is not None):
+            read = reader.read(call, asked_with, variant.block_sizes) if keys else reader.measure(call, asked_with)
             if not isinstance(read, PromptFacts):
                 errand.reading = read
                 return False

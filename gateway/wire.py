@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -74,6 +75,19 @@ class Call(msgspec.Struct):
     choices: int = 1
     output_cap: int | None = None
     reading: Reading | None = None
+    _fields: dict[str, msgspec.Raw] | None = None
+
+    @property
+    def fields(self) -> Mapping[str, msgspec.Raw]:
+        """Of the body, the last of those that repeat. Decoded once.
+
+        Raises:
+            msgspec.DecodeError, UnicodeDecodeError, RecursionError: a key is no text, or a value no JSON.
+        """
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = _decode_fields(self.body)
+        return fields
 
     @property
     def adds_usage(self) -> bool:
@@ -136,7 +150,10 @@ def body_for(call: Call, engine_model: str, words: LimitWords = USUAL_WORDS) -> 
     one_model = _surely_one_model(call.body)
     if one_model and call.model == engine_model and not call.adds_usage and call.output_cap is None:
         return call.body
-    fields = _fields(call.body)
+    try:
+        fields = dict(call.fields)
+    except _MALFORMED as error:
+        raise _no_json(error) from None
     if not one_model:
         fields = {name: value for name, value in fields.items() if name == "model" or name.lower() != "model"}
     fields["model"] = msgspec.Raw(msgspec.json.encode(engine_model))

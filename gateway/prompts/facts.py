@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from gateway.prompts.keys import TOKEN_BYTES, chain
 
 
-@dataclass(frozen=True, slots=True)
-class PromptFacts:
+class PromptFacts(msgspec.Struct, frozen=True):
     """A prompt's length, and the keys that its prefix is looked up by.
 
     prompt_tokens:     its length; of several prompts in one request the sum.
@@ -34,9 +34,12 @@ class PromptFacts:
     session: str = ""
     max_output_tokens: int | None = None
     text_bytes: int = 0
-    _ids: bytes = field(default=b"", repr=False)
-    _seed: int = field(default=0, repr=False)
-    _others: tuple[tuple[int, Sequence[int]], ...] = field(default=(), repr=False)
+    _ids: bytes = b""
+    _seed: int = 0
+    _others: tuple[tuple[int, Sequence[int]], ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<PromptFacts prompt_tokens={self.prompt_tokens} keys={len(self.keys)} exact={self.exact}>"
 
     def keys_for(self, block_tokens: int) -> Sequence[int]:
         """The keys for an engine with blocks of that many tokens. Those not asked for in `read` are made now.

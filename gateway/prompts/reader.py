@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from gateway.prompts.body import MEDIA_TOKENS, Prompt, read_prompt
+from gateway.prompts.body import MEDIA_TOKENS, Prompt, measure, read_prompt
 from gateway.prompts.facts import PromptFacts
 from gateway.prompts.keys import TOKEN_BYTES, KeyMemo, first_seed
 from gateway.prompts.lengths import Lengths
@@ -97,6 +97,20 @@ class PromptReader:
             call.reading = Reading(self, block_tokens, facts)
             return facts
         return self._kept(facts, call, block_tokens)
+
+    def measure(self, call: Call, headers: Mapping[bytes, bytes]) -> PromptFacts | Awaitable[PromptFacts]:
+        """As `read`, for who asks for lengths alone: where keys would cost more, there are none."""
+        known = call.reading
+        if known is not None and known.by is self:
+            return known.facts
+        if self._tokenizer is None and len(call.body) <= INLINE_BYTES:
+            prompt = measure(call.operation, call.body)
+            if prompt is not None:
+                size, limit = prompt.text_bytes, prompt.max_output_tokens
+                facts = PromptFacts(self._lengths.prompt_tokens(size), text_bytes=size, max_output_tokens=limit)
+                call.reading = Reading(self, (), facts)
+                return facts
+        return self.read(call, headers)
 
     async def _kept(self, reading: Awaitable[PromptFacts], call: Call, block_tokens: Sequence[int]) -> PromptFacts:
         facts = await reading

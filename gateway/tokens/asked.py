@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -19,9 +20,12 @@ NAMES = frozenset(
 """And what else engines take for it, in lower case: some read keys in any case."""
 _OF_SEVERAL = frozenset({"n", "best_of"})
 _COUNTED = NAMES | _OF_SEVERAL
+_SAYING_NOTHING = frozenset(
+    {"messages", "model", "prompt", "stream", "stream_options", "temperature", "tool_choice", "tools", "top_p", "user"}
+)
+"""Names of most bodies, none of which need be looked at."""
 _ANSWERED = (Operation.CHAT, Operation.COMPLETIONS)
 
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
@@ -51,25 +55,23 @@ def asked(call: Call) -> Asked:
     if call.operation not in _ANSWERED:
         return NO_ANSWERS
     try:
-        fields = _decode_fields(call.body)
+        fields = call.fields
     except (ValueError, RecursionError):  # msgspec's and Unicode's are ValueErrors
         return NOTHING_ASKED
     tokens: int | None = None
     field = odd = ""
     standard = False
     choices = 1
-    for name, raw in fields.items():
-        known = name.casefold()  # as Go has it: the Kelvin sign is a k, and a long s an s
-        if known not in _COUNTED:
-            continue
-        written = bytes(raw)
+    for name in _told(fields):
+        written = bytes(fields[name])
         if written == b"null":
             continue
+        several = name.casefold() in _OF_SEVERAL
         if not written.isdigit():
-            odd = odd if known in _OF_SEVERAL else name
+            odd = odd if several else name
             continue
         number = min(int(written), MOST) if len(written) < 15 else MOST
-        if known in _OF_SEVERAL:
+        if several:
             choices = max(choices, number)
             continue
         standard = standard or name in STANDARD
@@ -77,6 +79,15 @@ def asked(call: Call) -> Asked:
             tokens, field = number, name
     prompts = _prompts(fields.get("prompt")) if call.operation is Operation.COMPLETIONS else 1
     return Asked(tokens, field, standard, choices * prompts, odd)
+
+
+def _told(fields: Mapping[str, msgspec.Raw]) -> list[str]:
+    """Names of those that say something of it, however they are written."""
+    names = fields.keys()
+    if names <= _SAYING_NOTHING:
+        return []
+    # By Unicode's rules, as Go has it: the Kelvin sign is a k, and a long s an s.
+    return [name for name in names if name not in _SAYING_NOTHING and name.casefold() in _COUNTED]
 
 
 def _prompts(prompt: msgspec.Raw | None) -> int:

@@ -73,7 +73,9 @@ class Estimator:
         reader = measure.variant.reader
         if reader is None:
             return _cost(measure, call, Count(len(call.body) // BYTES_PER_TOKEN, estimated=True))
-        read = reader.read(call, headers, measure.variant.block_sizes)
+        variant = measure.variant
+        keys = variant.has_choice  # routing will ask for them
+        read = reader.read(call, headers, variant.block_sizes) if keys else reader.measure(call, headers)
         counted = None if measure.counter is None else measure.counter.count(call)
         if isinstance(read, PromptFacts) and (counted is None or isinstance(counted, Count)):
             return _cost(measure, call, counted or Count(read.prompt_tokens, read.estimated))
