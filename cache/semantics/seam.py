@@ -54,7 +54,7 @@ class Look(msgspec.Struct, frozen=True):
 
 
 class CohortStatus(msgspec.Struct, frozen=True):
-    """Where a cohort stands. `interval`: Clopper-Pearson limits of the share of wrong answers among the audited ones."""
+    """Where a cohort stands. `interval`: Clopper-Pearson limits of the share of wrong ones among the audited hits."""
 
     state: State
     cut: float
