@@ -1,0 +1,127 @@
+"""What is kept, and the records of everything that changes it."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from cache.answer import Answer
+from cache.semantics.seam import Look
+
+Source: TypeAlias = Literal["miss", "audit", "feedback", "planted"]
+"""Where a judgement comes from: a fresh answer to a question that was near, a served one that was asked again, a
+person, or a pair that was known beforehand."""
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """An answer, and what finds it."""
+
+    id: str
+    """32 hexadecimal digits, random."""
+    key: bytes
+    """32 bytes: of the whole request."""
+    partition: bytes
+    """32 bytes: of everything but the last user text. None: found by its key alone."""
+    cohort: str
+    """tenant/deployment: what shares a bound on wrong hits."""
+    tenant: str
+    deployment: str
+    model: str
+    text: str
+    """The last user text."""
+    answer: Answer
+    tags: tuple[str, ...]
+    created_at: float
+    """Unix seconds, as is:"""
+    expires_at: float
+    epoch: int
+    vector: bytes = b""
+    """float16, little endian, unit length."""
+    embedder: str = ""
+    """What made the vector, with its revision. Vectors of different ones cannot be compared."""
+    saved_s: float = 0.0
+    """How long the engine took for it."""
+    nano_usd: int = 0
+    """What the engine took for it, 10^-9 $."""
+
+
+class Selector(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Entries that agree with all that is given; with nothing given: all entries."""
+
+    tenant: str | None = None
+    deployment: str | None = None
+    model: str | None = None
+    tag: str | None = None
+    cohort: str | None = None
+    id: str | None = None
+    before_epoch: int | None = None
+
+    def matches(self, entry: Entry) -> bool:
+        named = (
+            (self.tenant, entry.tenant),
+            (self.deployment, entry.deployment),
+            (self.model, entry.model),
+            (self.cohort, entry.cohort),
+            (self.id, entry.id),
+        )
+        return (
+            all(wanted is None or wanted == there for wanted, there in named)
+            and (self.tag is None or self.tag in entry.tags)
+            and (self.before_epoch is None or entry.epoch < self.before_epoch)
+        )
+
+
+class Added(msgspec.Struct, frozen=True, tag="added", array_like=True):
+    entry: Entry
+
+
+class Judged(msgspec.Struct, frozen=True, tag="judged", array_like=True):
+    """Two answers were compared: the candidate's, and a fresh one to the question that it was near."""
+
+    cohort: str
+    look: Look
+    fresh: str
+    """Id of the entry of the fresh answer, "" if it has none."""
+    equal: bool
+    source: Source
+    at: float
+
+
+class Quarantined(msgspec.Struct, frozen=True, tag="quarantined", array_like=True):
+    """Wrong: these are not served any more, nor what their cohort takes for the same answer."""
+
+    ids: tuple[str, ...]
+    at: float
+    by: str
+
+
+class Purged(msgspec.Struct, frozen=True, tag="purged", array_like=True):
+    """Of what was there before, all that is selected is gone."""
+
+    selector: Selector
+    at: float
+    by: str
+
+
+class Used(msgspec.Struct, frozen=True, tag="used", array_like=True):
+    """How often a worker served entries since it last said so."""
+
+    hits: dict[str, int]
+    """By id."""
+    at: float
+    by: str
+    """The worker, which knows already."""
+
+
+class Learned(msgspec.Struct, frozen=True, tag="learned", array_like=True):
+    """All that a cohort learned from its judgements so far, in place of them."""
+
+    cohort: str
+    state: bytes
+    labels: int
+    """How many that were."""
+    at: float
+
+
+Record: TypeAlias = Added | Judged | Quarantined | Purged | Used | Learned
