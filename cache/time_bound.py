@@ -1,0 +1,101 @@
+"""Whether a text asks for what is true today and may not be tomorrow: weather, prices, news, office-holders, dates.
+
+English, German, French, Spanish, and the commonest words of Chinese and Japanese. Where in doubt it is bound by time:
+that costs a hit, the opposite a wrong answer. First a look for single words, where nearly every text is done with;
+patterns after that."""
+
+from __future__ import annotations
+
+import re
+
+_SPACES = b"\t\n\r .,;:!?()[]{}<>\"'`*_/\\|=+~&@#^%$-"
+_UPPER = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_PLAIN = bytes.maketrans(_UPPER + _SPACES, _UPPER.lower() + b" " * len(_SPACES))
+
+_ALONE_WORDS = """
+today tonight yesterday tomorrow nowadays currently latest newest recent recently upcoming weather headlines news
+heute heutige heutigen heutiger heutiges gestern übermorgen vorgestern jetzt derzeit momentan gegenwärtig aktuell
+aktuelle aktuellen aktueller aktuelles neueste neuesten neuester neuestes neulich kürzlich wetter wettervorhersage
+nachrichten aktienkurs wechselkurs
+aujourd aujourdhui demain maintenant actuellement actuel actuelle actuels actuelles récemment météo
+hoy ayer ahora actualmente recientemente noticias últimas últimos
+"""
+_CUE_WORDS = """
+now current week weeks weekend month months year years quarter season days day hours minutes morning afternoon evening
+night monday tuesday wednesday thursday friday saturday sunday summer winter spring autumn moment present date time far
+cost worth price prices rate cap president minister ceo cto cfo chancellor king queen pope mayor governor leader
+champion richest owner head winning playing ago open down score standings
+morgen woche monat jahr wochenende tage tagen stunden preis preise kurs spät uhr präsident präsidentin kanzler
+bundeskanzler bundeskanzlerin bürgermeister könig chef papst augenblick zeit zurzeit wochen jahren
+hier semaine semaines mois année ans jours nouvelles heure prix cours taux président présidente ministre roi pape maire
+mañana semana semanas mes meses año años días horas momento actual clima tiempo hora precio cotización cambio presidente
+presidenta ministro ministra rey papa alcalde última último soir matin tarde noche
+"""
+
+_ALONE = frozenset(_ALONE_WORDS.encode().split())
+"""Words that say enough by themselves."""
+_CUES = _ALONE.union(_CUE_WORDS.encode().split())
+"""One of them is in whatever the patterns find."""
+
+_HOLDERS = (
+    r"president|prime minister|vice president|minister|ceo|cto|cfo|chancellor|king|queen|pope|mayor|governor|leader|"
+    r"champion|richest|owner|head"
+)
+_SPAN = (
+    r"weeks?|weekend|months?|years?|quarter|season|days|hours|minutes|morning|afternoon|evening|night|summer|winter|"
+    r"spring|autumn|(?:mon|tues|wednes|thurs|fri|satur|sun)day"
+)
+_NO_TIME = (
+    r"density|directory|working|line|node|element|index|row|iteration|object|item|selection|branch|thread|process|window|"
+    r"file|position|scope|context|loop|page|cell|function|flow|through"
+)
+_ENGLISH = (
+    rf"\b(?:this|last|next|past|coming|these) (?:few |couple of |two |three |\d+ )?(?:{_SPAN})\b",
+    r"\b(?:days?|weeks?|months?|years?|hours?|minutes) ago\b|\bthese days\b|\b(?:at|for) the moment\b|\bat present\b",
+    r"\bpresent day\b|\bas of (?:now|\d)|\bso far\b|\bhow many days (?:until|till|left)\b",
+    r"\bwhat(?:'s| is)? (?:the )?(?:time|date|day|year|month)(?: is| of)?(?: it| in| now| here|\s*\?|\s*$)",
+    r"\bprices? (?:of|for)\b|\b(?:stock|share|gas|oil|gold|house|market) prices?\b|\bexchange rate\b|\bmarket cap\b",
+    r"\bhow much (?:is|does|are|do)\b.{1,40}\b(?:cost|worth)\b",
+    rf"\bwho(?:'s| is| are| was elected| runs) (?:[\w'-]+ ){{0,4}}(?:{_HOLDERS})\b",
+    r"\bthe (?:president|prime minister|ceo) of\b.{0,40}\?",
+    r"\b(?:who|which|what)\b.{0,30}\b(?:winning|playing)\b|\b(?:score|standings)\b.{0,20}\b(?:of|in|game|match)\b",
+    r"\b(?:is|are)\b.{1,40}\b(?:open|down)\s*\?",
+    r"\b(?:right |just |by |until |from )now\b|(?<![.!?] )(?<!^)\bnow\b(?!\()",
+    r"(?<!electric )(?<!alternating )(?<!direct )(?<!ocean )(?<!eddy )(?<!leakage )(?<!the )\bcurrent\b",
+    rf"\bthe current\b(?! (?:{_NO_TIME}))",
+)
+_GERMAN = (
+    r"(?<!guten )\bmorgen\b",
+    r"\b(?:diese|letzte|nächste|kommende|vorige|vergangene)[nrsm]? (?:woche|monat|jahr|wochenende|tage)n?\b",
+    r"\bvor (?:\w+ )?(?:tagen|stunden|wochen|jahren)\b|\bim (?:augenblick|moment)\b|\bzur ?zeit\b",
+    r"\bwie (?:spät|viel uhr)\b|\bwieviel uhr\b|\bpreise? (?:von|für|der|des)\b|\bkurs (?:von|der|des)\b",
+    r"\bwer ist\b.{0,30}(?:präsident|kanzler|bürgermeister|könig|minister|chef|papst)",
+)
+_FRENCH = (
+    r"\b(?:d'|depuis )hier\b|\bhier (?:soir|matin)\b|\bcette (?:semaine|année)\b|\bce (?:mois|soir|matin)\b",
+    r"\b(?:semaine|année|mois) (?:prochaine?|dernière?|passée?)\b|\bil y a \w+ (?:jours|mois|ans|semaines)\b",
+    r"\ben ce moment\b|\bdernières nouvelles\b|\bquelle heure\b|\btaux de change\b",
+    r"\bprix (?:de|du|des|d')|\bcours (?:de l'action|du|de la bourse)",
+    r"\bqui est\b.{0,30}(?:président|ministre|maire|roi|pape)",
+)
+_SPANISH = (
+    r"\bmañana\b|\besta (?:semana|noche|tarde)\b|\beste (?:mes|año)\b|\b(?:semana|mes|año) (?:que viene|pasad|próxim)",
+    r"\b(?:presidente|presidenta|precio|situación|estado|versión|año|momento) actual\b|\ben este momento\b",
+    r"\bhace \w+ (?:días|semanas|meses|años|horas)\b|\búltim[oa] (?:noticia|versión|modelo|hora|semana|mes|año)\b",
+    r"\b(?:el|qué) (?:clima|tiempo) (?:en|hace|hará)\b|\bqué hora\b|\bprecio del?\b|\bcotización\b|\btipo de cambio\b",
+    r"\bqui[ée]n es\b.{0,30}(?:president|ministr|alcalde|rey|papa)",
+)
+_find = re.compile("|".join((*_ENGLISH, *_GERMAN, *_FRENCH, *_SPANISH))).search
+_find_unspaced = re.compile("今天|今日|明天|明日|昨天|昨日|现在|現在|最新|目前|天气|天気|本周|今年|今週|今月").search
+
+
+def is_time_bound(text: str) -> bool:
+    """Whether an answer to it is likely to be another one on another day."""
+    if not text.isascii():
+        text = text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+        if _find_unspaced(text) is not None:
+            return True
+    words = text.encode("utf-8", "replace").translate(_PLAIN).split()
+    if _CUES.isdisjoint(words):
+        return False
+    return not _ALONE.isdisjoint(words) or _find(" ".join(text.lower().split())) is not None
