@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 from cache.entry import Judged, Source
 from cache.evaluate.data import Stream, order_of
 from cache.evaluate.figures import Figures, Tally
+from cache.index import Index, as_bytes
 from cache.semantics.seam import Bound, CohortStatus, Look, Near, State
 
 if TYPE_CHECKING:
-    from cache.evaluate.cosines import Floats
+    from cache.index import Floats
     from cache.verify import Signals
 
 COHORT = "evaluate/stream"
@@ -33,14 +34,6 @@ class Cohort(Protocol):
     def served(self, look: Look, /) -> None: ...
 
     def status(self) -> CohortStatus: ...
-
-
-class Index(Protocol):
-    """What of `cache.index.Index` a replay needs."""
-
-    def add(self, entry: str, vector: Floats, /) -> object: ...
-
-    def near(self, vector: Floats, k: int, /) -> Sequence[tuple[str, float]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +64,9 @@ class Run:
 
 def replay(
     stream: Stream,
-    vectors: Sequence[Floats],
+    vectors: Floats,
     setting: Setting,
     cohort: Cohort,
-    index: Index,
     read: Callable[[str], Signals | None] = lambda _text: None,
     step: Callable[[], object] = lambda: None,
 ) -> Run:
@@ -84,9 +76,9 @@ def replay(
 
     read: what is remembered of a kept text for comparing it. step: called after each question.
     """
-    passing = _Pass(stream, setting, cohort, read)
+    passing = _Pass(stream, setting, cohort, Index(vectors.shape[1]), read)
     for number, at in enumerate(order_of(setting.seed, len(stream.texts))):
-        passing.ask(number, at, vectors[at], index)
+        passing.ask(number, at, vectors[at])
         step()
     status = cohort.status()
     figures = passing.tally.figures()
@@ -94,21 +86,29 @@ def replay(
 
 
 class _Pass:
-    def __init__(self, stream: Stream, setting: Setting, cohort: Cohort, read: Callable[[str], Signals | None]) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        setting: Setting,
+        cohort: Cohort,
+        index: Index,
+        read: Callable[[str], Signals | None],
+    ) -> None:
         self.tally = Tally(len(stream.texts))
         self.labels = self.audits = 0
         self._stream = stream
         self._setting = setting
         self._cohort = cohort
+        self._index = index
         self._read = read
         self._chance = random.Random(f"chance {setting.seed}")  # noqa: S311 - has to repeat
-        self._kept: dict[str, tuple[int, Signals | None]] = {}
+        self._signals: dict[int, Signals | None] = {}
 
-    def ask(self, number: int, at: int, vector: Floats, index: Index) -> None:
+    def ask(self, number: int, at: int, vector: Floats) -> None:
         text = self._stream.texts[at]
         near = [
-            Near(entry, self._stream.texts[self._kept[entry][0]], cosine, self._kept[entry][1])
-            for entry, cosine in index.near(vector, self._setting.bound.neighbours)
+            Near(_id(kept), self._stream.texts[kept], cosine, self._signals[kept])
+            for kept, cosine in self._index.near(vector, self._setting.bound.neighbours)
         ]
         look = self._cohort.look(text, near)
         if look.serves:
@@ -116,16 +116,15 @@ class _Pass:
             self.tally.hit(wrong=not self._equal(look, at))
             self.audits += self._judge(look, at, "", "audit", number)
             return
-        fresh = f"{at:032x}"
-        self._kept[fresh] = at, self._read(text)
-        self._cohort.added(fresh, text)
-        index.add(fresh, vector)
         self.tally.miss()
-        self._judge(look, at, fresh, "miss", number)
+        self._signals[at] = self._read(text)
+        self._index.add(at, as_bytes(vector))
+        self._cohort.added(_id(at), text)
+        self._judge(look, at, _id(at), "miss", number)
 
     def _equal(self, look: Look, at: int) -> bool:
         labels = self._stream.labels
-        return labels[self._kept[look.candidate][0]] == labels[at]
+        return labels[int(look.candidate, 16)] == labels[at]
 
     def _judge(self, look: Look, at: int, fresh: str, source: Source, number: int) -> bool:
         if not look.candidate or self._chance.random() >= look.wanted:
@@ -134,3 +133,8 @@ class _Pass:
         self._cohort.learn(Judged(COHORT, look, fresh, equal, source, number * _STEP_S))
         self.labels += 1
         return True
+
+
+def _id(at: int) -> str:
+    """Of the entry of the question at this place of the file."""
+    return f"{at:032x}"
