@@ -44,6 +44,8 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     """How long the engine took for it."""
     nano_usd: int = 0
     """What the engine took for it, 10^-9 $."""
+    first: bytes = b""
+    """As `vector`, by the coarser table that is asked first; b"": there is none."""
 
 
 class Selector(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -156,6 +156,50 @@ class Index:
         return rows
 
 
+class Place:
+    """Vectors of one partition, in two stages: a coarse one may tell that nothing is near, before a finer one is asked.
+
+    dimensions: of the finer vectors.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        self.fine = Index(dimensions)
+        self._coarse: Index | None = None
+
+    def __len__(self) -> int:
+        return len(self.fine)
+
+    def add(self, number: int, vector: bytes, first: bytes) -> bool:
+        """first: of the coarse stage, b"" if it has none. False: the vector is not like the others."""
+        if not self.fine.add(number, vector):
+            return False
+        if first:
+            if self._coarse is None:
+                self._coarse = Index(len(first) // HALF_BYTES)
+            self._coarse.add(number, first)
+        return True
+
+    def remove(self, number: int) -> None:
+        self.fine.remove(number)
+        if self._coarse is not None:
+            self._coarse.remove(number)
+
+    def tidy(self, count: int) -> bool:
+        """See `Index.tidy`. False: there was nothing left to do."""
+        taken = self.fine.tidy(count)
+        if self._coarse is not None:
+            taken += self._coarse.tidy(count)
+        return taken > 0
+
+    def nearest_first(self, vector: Floats) -> float:
+        """The best cosine in the coarse stage; 1.0 where it does not know all."""
+        coarse = self._coarse
+        if coarse is None or len(coarse) < len(self.fine) or len(vector) != coarse.dimensions:
+            return 1.0
+        found = coarse.near(vector, 1)
+        return found[0][1] if found else 1.0
+
+
 class _Rows:
     """Of a matrix that grows by halves. A row that goes is replaced by the last."""
 

@@ -1,0 +1,416 @@
+"""What a worker has in memory: entries, what finds them, and what their cohorts learned.
+
+Only records change it, so workers that apply the same ones come to the same. It knows no clock: every time comes in.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from cache.entry import Added, Entry, Judged, Learned, Purged, Quarantined, Record, Selector, Used
+from cache.eviction import Ranking, worth
+from cache.semantics.seam import Bound, CohortStatus, Look, Near
+
+if TYPE_CHECKING:
+    from cache.index import Floats, Place
+    from cache.verify import Signals
+
+logger = logging.getLogger(__name__)
+
+ENTRY_BYTES = 1200
+"""Of memory that an entry takes besides what it takes when it is written down."""
+VECTOR_BYTES = 700
+"""The same for one that has a vector, besides 4 bytes for each of its numbers."""
+LARGEST_SHARE = 4
+"""One part in so many of all memory is the most that an entry may take."""
+BARRED = 65536
+"""So many ids that were found to be wrong are remembered."""
+PURGES = 256
+"""So many purges are remembered, for entries that are told late."""
+SWEPT = 1000
+"""Entries dropped by a sweep: it must not hold up the worker. What is due is not found in the meantime."""
+TIDIED = 100
+"""Vectors taken out of each graph by a sweep."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class CohortLike(Protocol):
+    """What decides for a tenant and deployment; `cache.semantics.cohort` has it."""
+
+    def look(self, text: str, near: Sequence[Near]) -> Look: ...
+
+    def added(self, entry_id: str, text: str, /) -> None: ...
+
+    def learn(self, judged: Judged, /) -> None: ...
+
+    def served(self, look: Look, /) -> None: ...
+
+    def quarantine(self, entry_id: str, /) -> tuple[str, ...]: ...
+
+    def forget(self, entry_id: str, /) -> None: ...
+
+    def status(self) -> CohortStatus: ...
+
+    def snapshot(self) -> bytes: ...
+
+    def restore(self, state: bytes, /) -> None: ...
+
+
+class Held(msgspec.Struct, frozen=True):
+    """An entry, and what became of it."""
+
+    entry: Entry
+    hits: int
+    confirmed: int
+    """Judgements by which its answer fitted a question near its own."""
+    contradicted: int
+    size_bytes: int
+
+
+class Preview(msgspec.Struct, frozen=True):
+    """What a purge would take."""
+
+    entries: int
+    size_bytes: int
+
+
+class LibraryStats(msgspec.Struct):
+    entries: int = 0
+    size_bytes: int = 0
+    max_bytes: int = 0
+    vectors: int = 0
+    partitions: int = 0
+    exact_hits: int = 0
+    semantic_hits: int = 0
+    added: int = 0
+    replaced: int = 0
+    """By a newer answer to the same question."""
+    evicted: int = 0
+    expired: int = 0
+    quarantined: int = 0
+    purged: int = 0
+    too_large: int = 0
+
+
+class _Slot:
+    __slots__ = ("clock", "confirmed", "contradicted", "entry", "hits", "indexed", "number", "signals", "size_bytes")
+
+    def __init__(self, entry: Entry, number: int, clock: float) -> None:
+        self.entry = entry
+        self.number = number
+        self.clock = clock
+        self.hits = self.confirmed = self.contradicted = 0
+        self.indexed = False
+        self.signals: Signals | None = None
+        self.size_bytes = size_of(entry)
+
+
+def size_of(entry: Entry) -> int:
+    """Bytes of memory that count for it."""
+    vector = VECTOR_BYTES + 2 * (len(entry.vector) + len(entry.first)) if entry.vector else 0
+    return len(_encode(entry)) + ENTRY_BYTES + vector
+
+
+class Library:
+    """max_bytes: of memory, for entries and their vectors. embedder: only its vectors are compared. me: this worker."""
+
+    def __init__(
+        self,
+        make_cohort: Callable[[Bound], CohortLike],
+        bound: Bound,
+        *,
+        max_bytes: int,
+        embedder: str = "",
+        read_signals: Callable[[str], Signals] | None = None,
+        me: str = "",
+    ) -> None:
+        self._make_cohort = make_cohort
+        self._bound = bound
+        self._max_bytes = max_bytes
+        self._embedder = embedder
+        self._read_signals = read_signals
+        self._me = me
+        self._keys: dict[bytes, _Slot] = {}
+        self._ids: dict[str, _Slot] = {}
+        self._slots: dict[int, _Slot] = {}
+        self._places: dict[bytes, Place] = {}
+        """By partition."""
+        self._untidy: set[bytes] = set()
+        self._next = 0
+        self._ranking = Ranking(self._rank)
+        self._ends: list[tuple[float, int]] = []
+        self._barred: dict[str, None] = {}
+        self._purges: deque[Purged] = deque(maxlen=PURGES)
+        self._used: dict[str, int] = {}
+        self._stats = LibraryStats(max_bytes=max_bytes)
+        self.cohorts: dict[str, CohortLike] = {}
+        self.size_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Library entries={len(self)} size_bytes={self.size_bytes}>"
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def find(self, key: bytes, now: float) -> Entry | None:
+        """The answer to the same question."""
+        slot = self._keys.get(key)
+        if slot is None or slot.entry.expires_at <= now:
+            return None
+        return slot.entry
+
+    def near(self, partition: bytes, vector: bytes | Floats, k: int, now: float) -> list[Near]:
+        """Up to `k` entries whose questions are nearest. vector: float16 bytes, or floats of unit length."""
+        place = self._places.get(partition)
+        if place is None:
+            return []
+        floats = _as_floats(vector)
+        if len(floats) != place.fine.dimensions:
+            return []
+        found = []
+        for number, cosine in place.fine.near(floats, k):
+            slot = self._slots[number]
+            if slot.entry.expires_at > now:
+                found.append(Near(slot.entry.id, slot.entry.text, cosine, self._signals(slot)))
+        return found
+
+    def populated(self, partition: bytes) -> bool:
+        """Whether anything could be near."""
+        return partition in self._places
+
+    def nearest_first(self, partition: bytes, vector: bytes | Floats, now: float) -> float:
+        """The best cosine among the vectors of the coarse stage; 1.0 where an entry has none. What had its time since
+        the last sweep still counts: it only makes the answer higher."""
+        place = self._places.get(partition)
+        return place.nearest_first(_as_floats(vector)) if place is not None else 0.0
+
+    def hit(self, entry_id: str, look: Look | None = None) -> None:
+        """Its answer was served; look: because of it, for another question."""
+        if look is None:
+            self._stats.exact_hits += 1
+        else:
+            self._stats.semantic_hits += 1
+        slot = self._ids.get(entry_id)
+        if slot is None:
+            return
+        slot.hits += 1
+        slot.clock = self._ranking.clock
+        self._used[entry_id] = self._used.get(entry_id, 0) + 1
+        if look is not None:
+            self.cohort(slot.entry.cohort).served(look)
+
+    def used(self, now: float) -> Used | None:
+        """What this worker served since it was last asked, for the others; None: nothing."""
+        if not self._used:
+            return None
+        used, self._used = self._used, {}
+        return Used(used, now, self._me)
+
+    def apply(self, record: Record) -> None:
+        """Adding, quarantining and purging the same again changes nothing."""
+        match record:
+            case Added(entry):
+                self._add(entry)
+            case Judged():
+                self._judge(record)
+            case Quarantined(ids):
+                self._quarantine(ids)
+            case Purged():
+                self._purge(record)
+            case Used():
+                self._use(record)
+            case Learned(cohort, state):
+                self.cohort(cohort).restore(state)
+
+    def sweep(self, now: float) -> None:
+        """Drop what has had its time, and tidy up. To be called every second or so."""
+        for _ in range(SWEPT):
+            if not self._ends or self._ends[0][0] > now:
+                break
+            _, number = heapq.heappop(self._ends)
+            slot = self._slots.get(number)
+            if slot is not None:
+                self._drop(slot)
+                self._stats.expired += 1
+        for partition in list(self._untidy):
+            place = self._places.get(partition)
+            if place is None or not place.tidy(TIDIED):
+                self._untidy.discard(partition)
+
+    def preview(self, selector: Selector) -> Preview:
+        sizes = [slot.size_bytes for slot in self._selected(selector)]
+        return Preview(len(sizes), sum(sizes))
+
+    def held(self, entry_id: str) -> Held | None:
+        slot = self._ids.get(entry_id)
+        if slot is None:
+            return None
+        return Held(slot.entry, slot.hits, slot.confirmed, slot.contradicted, slot.size_bytes)
+
+    def cohort(self, name: str) -> CohortLike:
+        """name: tenant/deployment. It is made when it is first asked for."""
+        cohort = self.cohorts.get(name)
+        if cohort is None:
+            cohort = self.cohorts[name] = self._make_cohort(self._bound)
+        return cohort
+
+    def learned(self, now: float) -> list[Learned]:
+        """What the cohorts learned so far."""
+        labels = {name: cohort.status().labels for name, cohort in self.cohorts.items()}
+        return [Learned(name, self.cohorts[name].snapshot(), count, now) for name, count in labels.items() if count]
+
+    def stats(self) -> LibraryStats:
+        return msgspec.structs.replace(
+            self._stats,
+            entries=len(self),
+            size_bytes=self.size_bytes,
+            vectors=sum(len(place) for place in self._places.values()),
+            partitions=len(self._places),
+        )
+
+    def _add(self, entry: Entry) -> None:
+        if entry.id in self._ids or entry.id in self._barred or self._was_purged(entry):
+            return
+        older = self._keys.get(entry.key)
+        if older is not None and (older.entry.created_at, older.entry.id) > (entry.created_at, entry.id):
+            return
+        slot = _Slot(entry, self._next, self._ranking.clock)
+        if slot.size_bytes > self._max_bytes // LARGEST_SHARE:
+            self._stats.too_large += 1
+            return
+        self._next += 1
+        if older is not None:
+            slot.hits = older.hits
+            self._drop(older)
+            self._stats.replaced += 1
+        self._keep(slot)
+        self._make_room()
+
+    def _keep(self, slot: _Slot) -> None:
+        entry = slot.entry
+        self._keys[entry.key] = self._ids[entry.id] = self._slots[slot.number] = slot
+        self.size_bytes += slot.size_bytes
+        self._stats.added += 1
+        heapq.heappush(self._ends, (entry.expires_at, slot.number))
+        self._ranking.add(slot.number, self._rank_of(slot))
+        if entry.vector and entry.partition and entry.embedder == self._embedder:
+            place = self._place(entry)
+            slot.indexed = place.add(slot.number, entry.vector, entry.first)
+            if slot.indexed:
+                self._places[entry.partition] = place
+                self.cohort(entry.cohort).added(entry.id, entry.text)
+
+    def _place(self, entry: Entry) -> Place:
+        place = self._places.get(entry.partition)
+        if place is None:
+            from cache.index import HALF_BYTES, Place
+
+            place = Place(len(entry.vector) // HALF_BYTES)
+        return place
+
+    def _drop(self, slot: _Slot, *, forget: bool = True) -> None:
+        entry = slot.entry
+        del self._ids[entry.id], self._slots[slot.number]
+        if self._keys.get(entry.key) is slot:
+            del self._keys[entry.key]
+        self._used.pop(entry.id, None)
+        self.size_bytes -= slot.size_bytes
+        if not slot.indexed:
+            return
+        place = self._places[entry.partition]
+        place.remove(slot.number)
+        self._untidy.add(entry.partition)
+        if not len(place):
+            del self._places[entry.partition]
+        if forget:
+            self.cohort(entry.cohort).forget(entry.id)
+
+    def _make_room(self) -> None:
+        while self.size_bytes > self._max_bytes:
+            number = self._ranking.take()
+            assert number is not None, "every slot is ranked"
+            self._drop(self._slots[number])
+            self._stats.evicted += 1
+        self._ranking.compact(len(self))
+        if len(self._ends) > 2 * len(self) + 64:
+            self._ends = [each for each in self._ends if each[1] in self._slots]
+            heapq.heapify(self._ends)
+
+    def _rank(self, number: int) -> float | None:
+        slot = self._slots.get(number)
+        return None if slot is None else self._rank_of(slot)
+
+    def _rank_of(self, slot: _Slot) -> float:
+        entry = slot.entry
+        saves = worth(entry.saved_s, entry.nano_usd, slot.hits, slot.confirmed, slot.contradicted)
+        return slot.clock + saves / slot.size_bytes
+
+    def _signals(self, slot: _Slot) -> Signals | None:
+        if slot.signals is None and self._read_signals is not None:
+            slot.signals = self._read_signals(slot.entry.text)
+        return slot.signals
+
+    def _judge(self, judged: Judged) -> None:
+        self.cohort(judged.cohort).learn(judged)
+        slot = self._ids.get(judged.look.candidate)
+        if slot is None:
+            return
+        if judged.equal:
+            slot.confirmed += 1
+        else:
+            slot.contradicted += 1
+
+    def _quarantine(self, ids: Sequence[str]) -> None:
+        wrong = dict.fromkeys(ids)
+        for entry_id in ids:
+            slot = self._ids.get(entry_id)
+            cohorts = [self.cohort(slot.entry.cohort)] if slot is not None else list(self.cohorts.values())
+            for cohort in cohorts:
+                wrong.update(dict.fromkeys(cohort.quarantine(entry_id)))
+        for entry_id in wrong:
+            self._barred[entry_id] = None
+            slot = self._ids.get(entry_id)
+            if slot is not None:
+                self._drop(slot, forget=False)
+                self._stats.quarantined += 1
+        while len(self._barred) > BARRED:
+            del self._barred[next(iter(self._barred))]
+
+    def _purge(self, purged: Purged) -> None:
+        if purged in self._purges:
+            return
+        self._purges.append(purged)
+        for slot in self._selected(purged.selector):
+            self._drop(slot)
+            self._stats.purged += 1
+
+    def _was_purged(self, entry: Entry) -> bool:
+        return any(purged.at >= entry.created_at and purged.selector.matches(entry) for purged in self._purges)
+
+    def _selected(self, selector: Selector) -> list[_Slot]:
+        if selector.id is not None:
+            slot = self._ids.get(selector.id)
+            return [slot] if slot is not None and selector.matches(slot.entry) else []
+        return [slot for slot in self._ids.values() if selector.matches(slot.entry)]
+
+    def _use(self, used: Used) -> None:
+        if used.by == self._me:
+            return
+        for entry_id, hits in used.hits.items():
+            slot = self._ids.get(entry_id)
+            if slot is not None:
+                slot.hits += hits
+                slot.clock = self._ranking.clock
+
+
+def _as_floats(vector: bytes | Floats) -> Floats:
+    from cache.index import as_floats
+
+    return as_floats(vector) if isinstance(vector, bytes) else vector
