@@ -91,12 +91,13 @@ def assemble(
 ) -> Answer | Refused:
     """The answer in `body`: JSON, or all events of a stream. What it is not kept for, if it is not.
 
-    counted: if the answer says nothing of usage.
-    gap_s:   see `Answer`.
+    operation: chat or completions; the path will do.
+    counted:   if the answer says nothing of usage.
+    gap_s:     see `Answer`.
     """
     try:
         str(body, "utf-8")
-        reader = _Reader(operation, streamed=stream)
+        reader = _Reader("chat" if operation.startswith("chat") else "completions", streamed=stream)
         refused = reader.read_stream(body) if stream else reader.read_whole(body)
         return refused or reader.answer(counted or Tokens(), gap_s)
     except (*MALFORMED, KeyError):

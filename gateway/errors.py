@@ -12,6 +12,7 @@ ApiError
 │   ├── BodyTooLarge         413  invalid_request_error
 │   ├── UnsupportedMediaType 415  invalid_request_error
 │   ├── HeadersTooLarge      431  invalid_request_error
+│   ├── NotCached            504  invalid_request_error
 │   └── RateLimited          429  rate_limit_error
 │       └── InsufficientQuota 429  insufficient_quota
 ├── the engine was wrong
@@ -172,6 +173,17 @@ class HeadersTooLarge(ApiError):
     status = 431
     type = "invalid_request_error"
     default_code = "headers_too_large"
+
+
+class NotCached(ApiError):
+    """The caller wanted a kept answer or none. SDKs would try again at once, and in vain."""
+
+    status = 504
+    type = "invalid_request_error"
+    default_code = "not_cached"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, should_retry=False)
 
 
 class RateLimited(ApiError):

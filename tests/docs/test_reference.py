@@ -92,7 +92,7 @@ def test_an_error_is_described_with_its_status_type_and_whether_it_is_retried() 
         error = known[names(code)[0]]
         assert (int(status), names(kind)[0]) == (error.status, error.type), code
         again = error.status in (408, 409, 429) or error.status >= 500
-        told_not_to = error is errors.InsufficientQuota
+        told_not_to = error in (errors.InsufficientQuota, errors.NotCached)
         assert retried == ("yes" if again and not told_not_to else "no"), code
 
 
