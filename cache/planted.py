@@ -11,6 +11,9 @@ import msgspec
 
 from cache.evaluate.interval import clopper_pearson
 
+MAX_PAIRS = 1000
+"""Of either kind that are remembered."""
+
 
 class Pair(NamedTuple):
     question: str
@@ -44,8 +47,11 @@ class JudgeError:
 
     def learn(self, name: str, *, same: bool, said: bool | None) -> None:
         """What it said of the pair called `name`; None: nothing, which is no error, as nothing follows from it."""
+        known = self._said[same]
         if said is not None:
-            self._said[same][name] = said is not same
+            known[name] = said is not same
+            if len(known) > MAX_PAIRS:
+                del known[next(iter(known))]
 
     @property
     def same(self) -> Share:

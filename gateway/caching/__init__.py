@@ -1,0 +1,1 @@
+"""The response cache on the way of a request."""

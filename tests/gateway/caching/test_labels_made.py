@@ -1,0 +1,190 @@
+"""Labels are made by texts or by a deployment that is asked after everybody else, and cost no more than is allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from gateway.caching import judge as module
+from gateway.caching.judge import whole as in_one_piece
+from gateway.residency import Clearance
+from tests.gateway.caching.labelling import PRICES, call, completion, fake_judged, hand_judged, judged, labelling, wish
+from tests.harness import CHAT, chat, config_of, engine_by_hand, engine_running, nobody, serving, settled, whole
+
+LONG = "It was the gardener who did it, with the spade, in the night."
+OTHER = "The gardener did it at night, and he used his spade."
+
+
+async def test_texts_settle_a_label_at_once_and_ask_nobody() -> None:
+    async with (
+        engine_running() as engine,
+        serving(config_of(engine)) as server,
+        labelling(server) as (labeller, labels),
+    ):
+        labeller.want(wish("Paris", "paris."))
+        labeller.want(wish("4", "5"))
+        told = [labels.told.get_nowait(), labels.told.get_nowait()]
+        assert [one.equal for one in told] == [True, False]
+        assert (told[0].cohort, told[0].fresh, told[0].source, told[0].at) == ("t/m", "f" * 32, "miss", 7.0)
+        assert labeller.outcomes == {("miss", "rules"): 2}
+        assert labels.lags == [0.0, 0.0]
+        assert engine.stats.requests == 0
+
+
+async def test_the_judge_decides_the_rest_and_its_usage_has_a_tenant_of_its_own() -> None:
+    async with engine_by_hand() as engine:
+        config = config_of(engine.url) | {"prices": PRICES}
+        async with serving(config) as server, labelling(server) as (labeller, labels):
+            labeller.want(wish(LONG, OTHER))
+            turn = await judged(engine, "same")
+            assert (await labels.told.get()).equal is True
+            assert turn.json["temperature"] == 0
+            assert turn.json["max_tokens"] == 4
+            assert json.loads(turn.json["messages"][1]["content"])["first"] == OTHER
+            assert "authorization" not in turn.headers
+            labeller.want(wish(LONG, OTHER))
+            await judged(engine, "different")
+            assert (await labels.told.get()).equal is False
+            assert labeller.asked == {"same": 1, "different": 1}
+            assert labeller.outcomes == {("miss", "judge"): 2}
+            assert labeller.nano_usd == 2 * (1000 * 1_000 + 2_000)
+            first, _ = await server.records(2)
+            assert (first["tenant"], first["key"], first["deployment"]) == ("headrace-cache", "judge", "m")
+            assert "asked" in repr(labeller) or "same" in repr(labeller)
+
+
+async def test_what_the_judge_says_besides_is_no_label() -> None:
+    async with hand_judged() as (engine, _, labeller, labels):
+        labeller.want(wish(LONG, OTHER))
+        await judged(engine, "They are the same.")
+        await settled(lambda: None if labeller.asked else "not asked", "the judge was not asked")
+        await settled(lambda: None if labeller.outcomes else "not left", "it is not told")
+        assert labeller.outcomes == {("miss", "unclear"): 1}
+        assert labels.told.empty()
+
+
+async def test_what_an_engine_refuses_or_garbles_is_no_label() -> None:
+    async with hand_judged() as (engine, _, labeller, labels):
+        labeller.want(wish(LONG, OTHER))
+        turn = await engine.turn()
+        turn.send(whole(b'{"error": {"message": "no"}}', "400 Bad Request"))
+        await settled(lambda: None if labeller.outcomes else "not left", "it is not told")
+        assert labeller.asked == {"failed": 1}
+        assert labeller.outcomes == {("miss", "failed"): 1}
+        assert labels.told.empty()
+
+
+async def test_without_a_judge_only_texts_count() -> None:
+    async with fake_judged(deployment=None) as (engine, labeller, labels):
+        labeller.want(wish(LONG, OTHER))
+        labeller.want(wish(LONG, None, again=call()))
+        await settled(lambda: None if len(labeller.outcomes) == 2 else labeller, "they are not left")
+        assert labeller.outcomes == {("miss", "unclear"): 1, ("audit", "unclear"): 1}
+        assert engine.stats.requests == 1
+        assert labels.told.empty()
+
+
+async def test_an_audit_asks_the_engine_the_same_question_in_one_piece() -> None:
+    async with hand_judged() as (engine, server, labeller, labels):
+        asked = call("q", stream=True, stream_options={"include_usage": True}, seed=7)
+        labeller.want(wish("Paris", None, again=asked))
+        turn = await engine.turn()
+        assert turn.json == {"model": "m", "messages": [{"role": "user", "content": "q"}], "seed": 7}
+        turn.send(whole(completion("Lyon")))
+        told = await labels.told.get()
+        assert (told.equal, told.source, told.fresh) == (False, "audit", "")
+        (record,) = await server.records(1)
+        assert (record["tenant"], record["key"]) == ("headrace-cache", "audit")
+
+
+async def test_an_audit_that_is_cut_off_says_nothing() -> None:
+    async with hand_judged() as (engine, _, labeller, labels):
+        labeller.want(wish("Paris", None, again=call()))
+        choice = {"index": 0, "message": {"role": "assistant", "content": "Pa"}, "finish_reason": "length"}
+        (await engine.turn()).send(whole(completion("", choices=[choice])))
+        await settled(lambda: None if labeller.outcomes else "not left", "it is not told")
+        assert labeller.outcomes == {("audit", "failed"): 1}
+        assert labels.told.empty()
+
+
+async def test_r11_a_confined_answer_is_judged_by_no_pool_that_may_not_see_it() -> None:
+    async with fake_judged() as (engine, labeller, labels):
+        labeller.want(wish(LONG, OTHER, clearance=Clearance("secret", 1, frozenset({"elsewhere"}))))
+        await settled(lambda: None if labeller.outcomes else "not left", "it is not told")
+        assert labeller.outcomes == {("miss", "confined"): 1}
+        assert engine.stats.requests == 0
+        assert labels.told.empty()
+
+
+async def test_labels_wait_while_anybody_else_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BUSY_S", 0.02)
+    config = config_of("URL", queue={"max_waiting": 5}, pool={"max_in_flight": 1})
+    async with engine_by_hand() as engine:
+        config["pools"]["p"]["urls"] = [engine.url]
+        async with serving(config) as server, labelling(server) as (labeller, labels):
+            async with server.asking(chat()), server.asking(chat("again")):
+                busy = await engine.turn()
+                await settled(lambda: None if any(map(len, server.gateway.rooms)) else "none", "nobody waits")
+                labeller.want(wish(LONG, OTHER))
+                await settled(lambda: None if labeller.shed >= 2 else labeller, "it was not put off")
+                assert engine.waiting == 0
+                busy.send(whole(completion("one")))
+                (await engine.turn()).send(whole(completion("two")))
+            await judged(engine, "same")
+            assert (await labels.told.get()).equal
+
+
+async def test_no_more_is_asked_in_a_minute_than_is_allowed() -> None:
+    async with hand_judged(max_per_minute=1) as (engine, _, labeller, labels):
+        labeller.want(wish(LONG, OTHER))
+        await judged(engine, "same")
+        await labels.told.get()
+        labeller.want(wish(LONG, OTHER))
+        await asyncio.sleep(0.05)
+        assert (engine.waiting, labeller.waiting) == (0, 1)
+
+
+async def test_planted_pairs_measure_the_judge() -> None:
+    async with hand_judged(planted_share=1.0) as (engine, server, labeller, labels):
+        labeller.want(wish("colour", "The colour"))
+        for _ in range(2):
+            turn = await judged(engine, "same")
+        assert (await labels.told.get()).equal is True
+        assert json.loads(turn.json["messages"][1]["content"])["second"] == "colour"
+        assert labeller.error.same.of + labeller.error.different.of == 1
+        planted, own = await server.records(2)
+        assert (planted["key"], own["key"]) == ("planted", "judge")
+
+
+async def test_an_engine_that_is_not_there_costs_a_label_and_nothing_else() -> None:
+    with nobody() as url:
+        async with serving(config_of(url)) as server, labelling(server) as (labeller, _):
+            labeller.want(wish(LONG, OTHER))
+            await settled(lambda: None if labeller.outcomes else "not left", "it is not told")
+            assert labeller.outcomes == {("miss", "failed"): 1}
+            assert labeller.asked == {"failed": 1}
+
+
+def test_a_call_in_one_piece_says_all_else_as_it_was() -> None:
+    asked = in_one_piece(call("q", stream=True, temperature=0.5))
+    assert json.loads(asked.body) == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "q"}],
+        "temperature": 0.5,
+    }
+    assert not asked.stream
+
+
+async def test_judging_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question to the judge is out; others are answered as ever."""
+    async with engine_by_hand() as engine, serving(config_of(engine.url)) as server, labelling(server) as (labeller, _):
+        labeller.want(wish(LONG, OTHER))
+        held = await engine.turn()
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(server.post(CHAT, chat()))
+            (await engine.turn()).send(whole(completion("hello")))
+        assert asking.result().status_code == 200
+        held.send(whole(completion("?")))
+        await settled(lambda: None if labeller.outcomes else "not left", "it is not told")
