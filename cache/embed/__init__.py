@@ -1,0 +1,1 @@
+"""What turns questions into vectors."""
