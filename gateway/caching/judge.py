@@ -15,11 +15,11 @@ import msgspec
 from cache import planted
 from cache.answer import Answer, assemble, text_of
 from cache.entry import Judged, Source
-from cache.judging import VERDICT_TOKENS, Prompt, compare, prompt, verdict
+from cache.judging import Prompt, compare, prompt, verdict
 from cache.labels import Allowance, LabelQueue
 from cache.planted import JudgeError, Pair
 from cache.semantics.seam import Look
-from engines.base import Operation
+from gateway.caching.judge_calls import kind_of, question, said, whole
 from gateway.caching.own_calls import Busy, OwnCalls, Unreachable
 from gateway.clock import Clock, wall_time_s
 from gateway.config.cache_options import JudgeOptions
@@ -187,7 +187,7 @@ class Labeller:
             body = await self._calls.ask(wish.deployment, call, wish.clearance, "audit", self._paid)
         except ApiError as error:
             raise _NoAnswer from error
-        answer = assemble(_kind(call.operation), body, False)
+        answer = assemble(kind_of(call.operation), body, False)
         if isinstance(answer, str):
             raise _NoAnswer
         return answer
@@ -234,12 +234,12 @@ class Labeller:
         """
         assert self._options.deployment
         try:
-            call = _question(asked, self._options.deployment)
+            call = question(asked, self._options.deployment)
             body = await self._calls.ask(self._options.deployment, call, clearance, purpose, self._paid)
         except ApiError as error:
             self._count(None, failed=True)
             raise _NoAnswer from error
-        same = verdict(asked, _said(body))
+        same = verdict(asked, said(body))
         self._count(same)
         return same
 
@@ -262,45 +262,3 @@ class Labeller:
 
 class _NoAnswer(Exception):
     """An engine gave none that says anything."""
-
-
-def whole(call: Call) -> Call:
-    """The same call, for an answer in one piece."""
-    fields = {name: value for name, value in call.fields.items() if name not in ("stream", "stream_options")}
-    body = msgspec.json.encode(fields)
-    return Call(call.operation, call.model, False, False, body, call.choices, call.output_cap)
-
-
-def _question(asked: Prompt, deployment: str) -> Call:
-    """`output_cap`: engines know the limit of an answer by different words."""
-    messages = [{"role": "system", "content": asked.system}, {"role": "user", "content": asked.user}]
-    body = msgspec.json.encode({"model": deployment, "messages": messages, "temperature": 0})
-    return Call(Operation.CHAT, deployment, False, False, body, output_cap=VERDICT_TOKENS)
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message = msgspec.field(default_factory=_Message)
-
-
-class _Said(msgspec.Struct):
-    choices: list[_Choice] = []
-
-
-_decode_said = msgspec.json.Decoder(_Said).decode
-
-
-def _said(body: bytes) -> str:
-    """The words of an answer, whatever ended it."""
-    try:
-        choices = _decode_said(body).choices
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
-    return choices[0].message.content or "" if choices else ""
-
-
-def _kind(operation: Operation) -> Literal["chat", "completions"]:
-    return "chat" if operation is Operation.CHAT else "completions"

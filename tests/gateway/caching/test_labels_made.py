@@ -8,7 +8,7 @@ import json
 import pytest
 
 from gateway.caching import judge as module
-from gateway.caching.judge import whole as in_one_piece
+from gateway.caching.judge_calls import whole as in_one_piece
 from gateway.residency import Clearance
 from tests.gateway.caching.labelling import PRICES, call, completion, fake_judged, hand_judged, judged, labelling, wish
 from tests.harness import CHAT, chat, config_of, engine_by_hand, engine_running, nobody, serving, settled, whole

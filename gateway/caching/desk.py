@@ -1,0 +1,174 @@
+"""The response cache as those see it who run the gateway: how it does, what it holds, what has to go."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from cache.entry import Purged, Quarantined, Record, Selector
+from cache.library import Library
+from cache.planted import JudgeError
+from gateway.caching.feedback import FeedbackTaken, entry_not_found, take_feedback
+from gateway.caching.judge import Labeller
+from gateway.caching.report import (
+    CacheReport,
+    EntryReport,
+    JudgeReport,
+    Purge,
+    cohort_report,
+    entry_report,
+    error_report,
+    merge_reports,
+)
+from gateway.caching.tally import Tally
+from gateway.clock import wall_time_s
+from gateway.identity import Caller
+
+logger = logging.getLogger(__name__)
+
+REPORT: Final = b"report"
+"""What one worker asks another one, unless it tells it of a record."""
+Spread = Callable[[bytes], Awaitable[list[bytes]]]
+"""Gives a message to the `take` of every worker, this one included, and returns what they say."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Purged | Quarantined).decode
+
+
+class Desk:
+    """Of one worker.
+
+    tell:   applies a record here and writes it into the journal.
+    spread: None: there are no other workers.
+    """
+
+    def __init__(
+        self,
+        library: Library,
+        tell: Callable[[Record], None],
+        tally: Tally,
+        labeller: Labeller | None,
+        *,
+        judge: str = "",
+        worker_id: int = 0,
+        spread: Spread | None = None,
+        wall_s: Callable[[], float] = wall_time_s,
+    ) -> None:
+        self.library = library
+        self.tally = tally
+        self.labeller = labeller
+        self._tell = tell
+        self._judge = judge
+        self._worker_id = worker_id
+        self._spread = spread
+        self._wall_s = wall_s
+
+    def take(self, message: bytes) -> bytes:
+        """What another worker wants: this one's report, or that it goes by a record before the journal brings it."""
+        if message == REPORT:
+            return self.report().model_dump_json().encode()
+        self.library.apply(_decode(message))
+        return b""
+
+    async def overall(self) -> CacheReport:
+        """What all workers say."""
+        if self._spread is None:
+            return self.report()
+        told = [CacheReport.model_validate_json(one) for one in await self._spread(REPORT) if one]
+        return merge_reports(told) if told else self.report()
+
+    def inspect(self, entry_id: str, caller: Caller) -> EntryReport:
+        """Its texts are for its tenant alone.
+
+        Raises:
+            NotFound: there is no such entry.
+        """
+        held = self.library.held(entry_id)
+        if held is None:
+            raise entry_not_found(entry_id)
+        return entry_report(held, texts=held.entry.tenant == caller.tenant)
+
+    async def purge(self, selector: Selector, by: str, *, dry_run: bool) -> Purge:
+        """Forget what is selected, in every worker."""
+        found = self.library.preview(selector)
+        if not dry_run:
+            logger.warning("cache: %s purges %s: %d entries", by, selector, found.entries)
+            await self._tell_all(Purged(selector, self._wall_s(), by))
+        return Purge(entries=found.entries, size_bytes=found.size_bytes, dry_run=dry_run)
+
+    async def feedback(self, caller: Caller, entry_id: str, *, wrong: bool) -> FeedbackTaken:
+        """
+        Raises:
+            NotFound: the caller's tenant owns no such entry.
+        """
+        told: list[Record] = []
+
+        def tell(record: Record) -> None:
+            self._tell(record)
+            told.append(record)
+
+        taken = take_feedback(self.library, tell, caller, entry_id, wrong=wrong, at=self._wall_s())
+        for record in told:
+            await self._to_others(record)
+        return taken
+
+    async def _tell_all(self, record: Record) -> None:
+        self._tell(record)
+        await self._to_others(record)
+
+    async def _to_others(self, record: Record) -> None:
+        if self._spread is not None:
+            await self._spread(_encode(record))
+
+    def report(self) -> CacheReport:
+        """What this worker says."""
+        stats, tally = self.library.stats(), self.tally
+        cohorts = [(name, cohort.status()) for name, cohort in sorted(self.library.cohorts.items())]
+        return CacheReport(
+            workers=[self._worker_id],
+            entries=stats.entries,
+            size_bytes=stats.size_bytes,
+            max_bytes=stats.max_bytes,
+            hits={"exact": stats.exact_hits, "semantic": stats.semantic_hits},
+            misses={tier: count for (tier, result), count in tally.lookups.items() if result == "miss"},
+            refusals={f"{tier}: {reason}": count for (tier, reason), count in tally.refusals.items()},
+            dropped=dropped(self.library),
+            saved_tokens=tally.saved_tokens.total(),
+            saved_s=sum(tally.saved_s.values()),
+            saved_usd=tally.saved_nano_usd.total() / 1e9,
+            cohorts=[cohort_report(name, status, self.stated(status.bound)) for name, status in cohorts],
+            judge=self._judge_report(),
+        )
+
+    def stated(self, bound: float) -> float:
+        """A bound, with what the judge may have missed."""
+        return bound if self.labeller is None or not self._judge else self.labeller.error.stated(bound)
+
+    def _judge_report(self) -> JudgeReport:
+        labeller = self.labeller
+        labels: dict[str, int] = {}
+        if labeller is not None:
+            for (_, outcome), count in labeller.outcomes.items():
+                labels[outcome] = labels.get(outcome, 0) + count
+        error = JudgeError(0.95) if labeller is None else labeller.error
+        return JudgeReport(
+            deployment=self._judge,
+            asked={} if labeller is None else dict(labeller.asked),
+            labels=labels,
+            waiting=0 if labeller is None else labeller.waiting,
+            dropped=0 if labeller is None else labeller.dropped,
+            shed=0 if labeller is None else labeller.shed,
+            usd=0.0 if labeller is None else labeller.nano_usd / 1e9,
+            same=error_report(error.same),
+            different=error_report(error.different),
+        )
+
+
+def dropped(library: Library) -> dict[str, int]:
+    """Entries that are gone, or never were taken, by the reason."""
+    stats = library.stats()
+    reasons = ("replaced", "evicted", "expired", "quarantined", "purged", "too_large")
+    return {reason: getattr(stats, reason) for reason in reasons}

@@ -1,0 +1,58 @@
+"""What people say of an answer that came from the cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from cache.entry import Quarantined, Record
+from cache.library import Library
+from gateway.errors import NotFound
+from gateway.identity import Caller
+
+logger = logging.getLogger(__name__)
+
+
+class Feedback(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    wrong: bool = Field(description="Whether the answer does not fit the question that it was served for.")
+
+
+class FeedbackTaken(BaseModel):
+    quarantined: int
+    """Entries that are not served any more: it, and what was taken for the same answer."""
+
+
+def entry_not_found(entry_id: str) -> NotFound:
+    """The same for what there never was, what is gone, and what is another tenant's."""
+    return NotFound(f"There is no cache entry {entry_id[:100]!r}.", code="cache_entry_not_found")
+
+
+def take_feedback(
+    library: Library, tell: Callable[[Record], None], caller: Caller, entry_id: str, *, wrong: bool, at: float
+) -> FeedbackTaken:
+    """Withdraw what is wrong at once.
+
+    Raises:
+        NotFound: the caller's tenant owns no such entry.
+    """
+    held = library.held(entry_id)
+    if held is None or held.entry.tenant != caller.tenant:
+        raise entry_not_found(entry_id)
+    if not wrong:
+        return FeedbackTaken(quarantined=0)
+    before = library.stats().quarantined
+    by = f"{caller.tenant}/{caller.key_name}"
+    tell(Quarantined((entry_id,), at, by))
+    count = library.stats().quarantined - before
+    logger.warning(
+        "cache: %s says that entry %s of %s is wrong; %d entries are withdrawn",
+        by,
+        entry_id,
+        held.entry.cohort,
+        count,
+    )
+    return FeedbackTaken(quarantined=count)
