@@ -80,14 +80,16 @@ class Batches:
                 job.outcome.cancel()
         return [_vector(outcome) for outcome in outcomes]
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         self._closed = True
-        for task in self._running:
+        running = tuple(self._running)
+        for task in running:
             task.cancel()
         for job in (*self._urgent, *self._later):
             _settle(job, NoVector("failed", "closed"))
         self._urgent.clear()
         self._later.clear()
+        await asyncio.gather(*running)
 
     def _fill(self) -> None:
         while len(self._running) < self.room.lanes and (batch := self._take()):

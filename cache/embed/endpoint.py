@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -16,8 +16,16 @@ from cache.embed.seam import NoVector, unit
 if TYPE_CHECKING:
     from cache.embed.seam import Vector
 
-Post: TypeAlias = Callable[[bytes], Awaitable[tuple[int, bytes]]]
-"""Sends a JSON body to the endpoint; its HTTP status and body. May raise whatever it likes."""
+
+class Post(Protocol):
+    """The way to the endpoint. May raise whatever it likes."""
+
+    async def __call__(self, body: bytes) -> tuple[int, bytes]:
+        """Send a JSON body; HTTP status and body of the answer."""
+        ...
+
+    async def aclose(self) -> None: ...
+
 
 _LANES = 4
 _OK = 200
@@ -65,8 +73,9 @@ class EndpointEmbedder:
             raise NoVector("failed", f"{self._failures} calls in a row failed; it is left alone for a while")
         return await self._batches.run(texts, urgent=urgent)
 
-    def close(self) -> None:
-        self._batches.close()
+    async def aclose(self) -> None:
+        await self._batches.aclose()
+        await self._post.aclose()
 
     async def _ask(self, texts: Sequence[str]) -> Sequence[Outcome]:
         try:

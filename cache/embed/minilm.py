@@ -58,8 +58,8 @@ class MiniLmEmbedder:
     async def embed(self, texts: Sequence[str], *, urgent: bool = True) -> list[Vector]:
         return await self._batches.run(texts, urgent=urgent)
 
-    def close(self) -> None:
-        self._batches.close()
+    async def aclose(self) -> None:
+        await self._batches.aclose()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, texts: Sequence[str]) -> Sequence[Outcome]:

@@ -50,7 +50,7 @@ class Embedder(Protocol):
         """
         ...
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         """Whoever still waits gets NoVector."""
         ...
 

@@ -52,7 +52,7 @@ class StaticEmbedder:
             return self._all(texts)
         return await asyncio.to_thread(self._all, texts)
 
-    def close(self) -> None:
+    async def aclose(self) -> None:
         pass
 
     def _all(self, texts: Sequence[str]) -> list[Vector]:

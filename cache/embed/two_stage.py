@@ -32,5 +32,5 @@ class TwoStage:
         """Of what made an entry's vectors."""
         return f"{self.second.name}+{self.first.name}" if self.first else self.second.name
 
-    def close(self) -> None:
-        self.second.close()
+    async def aclose(self) -> None:
+        await self.second.aclose()

@@ -32,6 +32,9 @@ class EmbedderOptions(Section):
     """`minilm`: all-MiniLM-L6-v2, int8, on a core of this machine, after the static table. `static`: a table of word
     vectors alone, forty times as fast and coarser. `endpoint`: any `/v1/embeddings`. The first two need the extra
     `semantic-cache`."""
+    path: str | None = None
+    """Folder with `embed-minilm` and `embed-static`, each with its weights and `tokenizer.json`, as `headrace models
+    pull` makes them; none: they are fetched into the folder of models."""
     url: str | None = None
     """Of the endpoint, up to and including `/v1`."""
     model: str | None = None
@@ -39,7 +42,7 @@ class EmbedderOptions(Section):
     key: SecretStr | None = None
     """API key for it; best from the environment."""
     timeout_s: Positive = 0.5
-    """An endpoint that takes longer costs a miss."""
+    """A vector that takes longer costs a miss."""
 
 
 class SemanticOptions(Section):
