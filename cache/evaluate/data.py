@@ -222,7 +222,7 @@ def _csv(path: Path, file: TextIO, delimiter: str = ",") -> Iterator[tuple[int, 
         for row in reader:
             yield reader.line_num, row
     except csv.Error as error:
-        raise BadData(f"{path}: row {reader.line_num}: {error}") from None
+        raise BadData(f"{path}: row {reader.reader.line_num}: {error}") from None
 
 
 def _tsv(path: Path, file: TextIO) -> Iterator[tuple[int, Row]]:

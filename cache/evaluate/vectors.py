@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
+from cache.embed.seam import Embedder, NoVector
+from cache.evaluate.data import Stream
 from cache.index import Floats
 
 _AT_ONCE = 32
@@ -18,12 +20,6 @@ _KEY_BYTES = 16
 
 class BadVectors(ValueError):
     """A file of vectors that cannot be used."""
-
-
-class Embedder(Protocol):
-    """What of an embedder of `cache.embed` is needed."""
-
-    async def embed(self, texts: Sequence[str], /) -> Sequence[Floats]: ...
 
 
 class KeptVectors:
@@ -36,7 +32,7 @@ class KeptVectors:
     def read(self, path: Path) -> None:
         """Raises BadVectors: it holds something else, or vectors of another embedder."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 name, keys, vectors = str(file["embedder"]), file["keys"], file["vectors"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise BadVectors(f"{path}: is no file of vectors: {error}") from None
@@ -58,21 +54,43 @@ class KeptVectors:
             raise BadVectors(f"{path}: {error.strerror}") from None
 
     def missing(self, texts: Sequence[str]) -> list[str]:
-        """Those without a vector, each once."""
+        """Those that were not yet embedded, each once."""
         return [text for text in dict.fromkeys(texts) if _key(text) not in self._found]
 
     async def fill(self, texts: Sequence[str], embedder: Embedder, step: Callable[[int], object]) -> None:
-        """step: called with how many more have one."""
+        """step: called with how many more have one. Those that are too long for the embedder get none."""
         for begin in range(0, len(texts), _AT_ONCE):
             some = texts[begin : begin + _AT_ONCE]
-            for text, vector in zip(some, await embedder.embed(some), strict=True):
+            try:
+                vectors = await embedder.embed(some)
+            except NoVector:
+                vectors = [await _one(embedder, text) for text in some]
+            for text, vector in zip(some, vectors, strict=True):
                 self._found[_key(text)] = np.asarray(vector, np.float32)
             step(len(some))
+
+    def has(self, text: str) -> bool:
+        return bool(self._found[_key(text)].any())
+
+    def without_long(self, stream: Stream) -> tuple[Stream, int]:
+        """The questions that have vectors, and how many have none."""
+        there = [(text, label) for text, label in zip(stream.texts, stream.labels, strict=True) if self.has(text)]
+        texts, labels = tuple(text for text, _ in there), tuple(label for _, label in there)
+        return replace(stream, texts=texts, labels=labels), len(stream.texts) - len(texts)
 
     def of(self, texts: Sequence[str]) -> Floats:
         """A row each, of unit length."""
         rows = np.stack([self._found[_key(text)] for text in texts])
         return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+async def _one(embedder: Embedder, text: str) -> Floats:
+    try:
+        return (await embedder.embed([text]))[0]
+    except NoVector as error:
+        if error.reason != "long":
+            raise
+        return np.zeros(embedder.dimensions, np.float32)
 
 
 def _key(text: str) -> bytes:
