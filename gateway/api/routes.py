@@ -13,9 +13,11 @@ from fastapi.responses import HTMLResponse
 
 from engines.base import Operation
 from gateway.api.answers import answer_errors
+from gateway.api.cache import add_cache_routes
 from gateway.api.docs_page import HEADERS as DOCS_HEADERS
 from gateway.api.docs_page import page
 from gateway.api.openapi import EXPLAIN, ErrorAnswer, Health, Model, ModelList, Status, Version, complete
+from gateway.caching.desk import Desk
 from gateway.catalog import Catalog, Deployment
 from gateway.clock import Clock
 from gateway.errors import Forbidden
@@ -39,6 +41,7 @@ class ApiState:
     pools:    what all workers see of the pools.
     explain:  how this worker would route a request, as if the caller had sent it.
     config_version: of the configuration that serves.
+    cache:    None: it is off.
     """
 
     identity: KeyRing
@@ -50,6 +53,7 @@ class ApiState:
     pools: Callable[[], Awaitable[PoolList]]
     explain: Callable[[Operation, Message, Caller], Awaitable[Explanation]]
     config_version: str
+    cache: Desk | None = None
 
 
 def create_api(state: ApiState) -> FastAPI:
@@ -68,6 +72,7 @@ def create_api(state: ApiState) -> FastAPI:
     _add_models(api, state)
     _add_service(api, state, version)
     _add_admin(api, state)
+    add_cache_routes(api, lambda: state.cache, lambda request: _caller(state, request), lambda r: _admin(state, r))
     complete(api)
     return api
 
@@ -162,17 +167,10 @@ def _add_admin(api: FastAPI, state: ApiState) -> None:
 
     unknown: Responses = {404: {"model": ErrorAnswer, "description": "No such model"}}
 
-    async def admin_of(request: Request) -> Caller:
-        caller = await _caller(state, request)
-        if not caller.admin:
-            message = f"Key {caller.key_name!r} may not see this; its `admin` setting is not true."
-            raise Forbidden(message, code="not_admin")
-        return caller
-
     @api.get("/admin/pools", tags=["service"], responses=refused)
     async def get_pools(request: Request) -> PoolList:
         """Pools and their replicas, summed over all workers. Takes a key with `admin: true`, if there are keys."""
-        await admin_of(request)
+        await _admin(state, request)
         return await state.pools()
 
     @api.post("/admin/explain", tags=["service"], responses=refused | unknown, openapi_extra=EXPLAIN)
@@ -182,7 +180,7 @@ def _add_admin(api: FastAPI, state: ApiState) -> None:
         The body and the headers are those of the model call. Without `operation` the fields of the body tell it.
         Takes a key with `admin: true`, if there are keys; the call is routed as one of this key's.
         """
-        caller, message = await admin_of(request), await _message(request)
+        caller, message = await _admin(state, request), await _message(request)
         asked = operation_of(message.body) if operation is None else Operation[operation.upper()]
         told = await state.explain(asked, message, caller)
         return Response(msgspec.json.encode(told), media_type="application/json")
@@ -190,6 +188,14 @@ def _add_admin(api: FastAPI, state: ApiState) -> None:
 
 async def _caller(state: ApiState, request: Request) -> Caller:
     return await state.identity.admit(dict(request.headers.raw), _address(request))
+
+
+async def _admin(state: ApiState, request: Request) -> Caller:
+    caller = await _caller(state, request)
+    if not caller.admin:
+        message = f"Key {caller.key_name!r} may not see this; its `admin` setting is not true."
+        raise Forbidden(message, code="not_admin")
+    return caller
 
 
 def _address(request: Request) -> str:

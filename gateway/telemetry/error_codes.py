@@ -7,6 +7,8 @@ from typing import Final
 ERRORS: Final = frozenset(
     {
         "body_too_large",
+        "cache_entry_not_found",
+        "cache_off",
         "client_disconnected",
         "concurrency",
         "conflict",
