@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from itertools import accumulate
 
 import msgspec
 
-from cache.semantics.bounds import Stratum, pooled_upper
+from cache.semantics.bounds import LEVELS, STAKES, log_wealth, winnings
 from cache.semantics.ledger import Ledger, LedgerState
 
 EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, *(1 - 0.5 * 0.75**step for step in range(37)))
@@ -15,22 +16,26 @@ EDGES = (0.0, 0.1, 0.2, 0.3, 0.4, *(1 - 0.5 * 0.75**step for step in range(37)))
 TOP = len(EDGES) - 1
 FORGETTING_EVERY = 64
 """Labels."""
-MEMORY = 40.0
+MEMORY = 200.0
 """Over the share that may be wrong: labels after which one counts for a third of a new one."""
-MOST_STARTS = 4
+STARTS = ((1 / 16, 0.1), (1 / 8, 0.2), (1 / 4, 0.35), (1 / 2, 0.35))
+"""Shares of the traffic above them, and parts of the risk that they get."""
+DRAW_AT = 256
 
 
 class CertificateState(msgspec.Struct):
-    """Per bin, highest score first: traffic, labels, wrong ones, log-likelihood of the predictions."""
+    """Per bin, highest scores first: `logs` of the wealths, one list for each level and stake; `traffic` of looks, as
+    the labels tell it; `passed`: whether the cut below it ever was safe."""
 
+    logs: list[list[float]]
     traffic: list[float]
-    labels: list[float]
-    wrong: list[float]
-    evidence: list[float]
+    passed: list[bool]
+    labels: int = 0
     cut: int = -1
-    starts: list[int] = []
-    reached: list[int] = []
-    alarms: int = 0
+    bound: float = 1.0
+    starts: dict[int, float] = {}
+    draws: int = 0
+    draw_at: int = DRAW_AT
     alarmed: bool = False
     suspicion: list[float] = []
     ledger: LedgerState = msgspec.field(default_factory=LedgerState)
@@ -50,9 +55,7 @@ class Certificate:
         self.judge_error = judge_error
         self._state = _fresh()
         self._ledger = Ledger(max_wrong, confidence, audit_share)
-        self._upper = 1.0
-        self._next_refit = 0.0
-        self._labels = 0
+        self._next_refit = 0
 
     def cut(self) -> float:
         """Lowest score that may be served now; infinite: none."""
@@ -63,7 +66,7 @@ class Certificate:
     @property
     def bound(self) -> float:
         """Upper limit of the share of wrong answers among those served; 1 while nothing is certified."""
-        return min(1.0, self._upper + self.judge_error) if self._state.cut >= 0 else 1.0
+        return min(1.0, self._state.bound + self.judge_error)
 
     @property
     def alarmed(self) -> bool:
@@ -92,79 +95,71 @@ class Certificate:
         if self._certified(at) and self._suspects(wrong):
             self._alarm()
         self._count(at, wrong, chance)
-        self._labels += 1
-        if self._labels >= self._next_refit or (wrong and self._certified(at)):
-            self._next_refit = self._labels + max(8, self._labels // 50)
+        if self._state.labels >= self._next_refit or (wrong and self._certified(at)):
+            self._next_refit = self._state.labels + max(8, self._state.labels // 100)
             self._refit()
 
     def _certified(self, at: int) -> bool:
         return at <= self._state.cut
 
     def _count(self, at: int, wrong: bool, chance: float) -> None:
-        """The prediction comes first: from the bin's own record, and from all above it while that is short."""
         state = self._state
-        pooled = (sum(state.wrong[: at + 1]) + 0.1) / (sum(state.labels[: at + 1]) + 10)
-        rate = (state.wrong[at] + 5 * pooled) / (state.labels[at] + 5)
-        state.evidence[at] += math.log(rate) if wrong else math.log1p(-rate)
+        weight = self._least_chance() / chance
+        for column, log in zip(state.logs, winnings(self._max_wrong, weight, wrong), strict=True):
+            column[at] += log
         state.traffic[at] += 1 / chance
-        state.labels[at] += 1
-        state.wrong[at] += wrong
-        if self._labels % FORGETTING_EVERY == 0:
-            self._forget()
+        state.labels += 1
+        if state.labels % FORGETTING_EVERY == 0:
+            keep = math.exp(-FORGETTING_EVERY * self._max_wrong / MEMORY)
+            state.logs = [[log * keep for log in column] for column in state.logs]
 
-    def _forget(self) -> None:
-        keep = math.exp(-FORGETTING_EVERY * self._max_wrong / MEMORY)
-        for column in (self._state.traffic, self._state.labels, self._state.wrong, self._state.evidence):
-            column[:] = [value * keep for value in column]
+    def _least_chance(self) -> float:
+        """Of a label, now, at any score."""
+        return self._ledger.chance if self._state.cut >= 0 else 1.0
 
     def _refit(self) -> None:
-        """Tests cuts one below the other, so that only the first that is not safe can be passed by mistake."""
+        """Fallback procedure: cuts are tested one below the other. What is risked at a start is lost at the first test
+        that is not passed below it, and goes on to the next if it is."""
         state = self._state
-        self._start()
-        before, state.cut, self._upper = state.cut, -1, 1.0
-        for order, start in enumerate(state.starts):
-            confidence = 1 - (1 - self._confidence) / ((order + 1) * (order + 2))
-            reached = max(state.reached[order], start - 1)
-            while reached < TOP and self._passes(reached + 1, confidence) is not None:
-                reached += 1
-            state.reached[order] = reached
-            for at in range(reached, start - 1, -1):
-                upper = self._passes(at, confidence)
-                if upper is not None:
-                    state.cut, self._upper, state.alarmed = at, upper, False
-                    return
-        state.alarmed = state.alarmed or before >= 0
+        self._add_starts()
+        before, state.cut, state.bound = state.cut, -1, 1.0
+        risk, safe_at = 0.0, 1.0
+        main = [accumulate(column) for column in state.logs[-len(STAKES) :]]
+        for at, logs in enumerate(zip(*main, strict=True)):
+            risk += state.starts.get(at, 0.0)
+            if not risk:
+                continue
+            passes = log_wealth(logs) >= -math.log(risk)
+            state.passed[at] |= passes
+            if passes:
+                state.cut, safe_at = at, risk
+            risk = risk if state.passed[at] else 0.0
+        if state.cut >= 0:
+            state.bound, state.alarmed = self._level(state.cut, safe_at) * self._max_wrong, False
+        state.alarmed = state.alarmed or (before >= 0 > state.cut)
 
-    def _start(self) -> None:
-        """Where the tests begin: the highest cut above which there are labels enough. A later, higher beginning is a
-        second chance, and has to be surer."""
-        state, least, seen = self._state, self._least_labels(), 0.0
-        for at, labels in enumerate(state.labels):
-            seen += labels
-            if seen >= least:
-                earlier = sum(state.labels[: state.starts[-1] + 1]) if state.starts else math.inf
-                if seen <= earlier / 2 and len(state.starts) < MOST_STARTS:
-                    state.starts.append(at)
-                    state.reached.append(at - 1)
-                return
+    def _level(self, cut: int, risk: float) -> float:
+        """The lowest of the levels that the rate above the cut is below."""
+        sums = [sum(column[: cut + 1]) for column in self._state.logs]
+        for order, level in enumerate(LEVELS):
+            if log_wealth(sums[order * len(STAKES) : (order + 1) * len(STAKES)]) >= -math.log(risk):
+                return level
+        return 1.0
 
-    def _least_labels(self) -> float:
-        return 1.1 * math.log(2 / (1 - self._confidence)) / -math.log1p(-self._max_wrong)
-
-    def _passes(self, cut: int, confidence: float) -> float | None:
-        """The bound, if the share of wrong ones from this cut upwards is below what may be wrong."""
+    def _add_starts(self) -> None:
+        """Where tests begin: at quantiles of the scores, drawn anew when there are four times as many labels."""
         state = self._state
-        strata = [
-            Stratum(state.traffic[at], state.labels[at], state.wrong[at])
-            for at in range(cut + 1)
-            if state.labels[at] > 0
-        ]
-        limit = self._max_wrong * self._ledger.thrift
-        total = sum(stratum.share for stratum in strata)
-        if sum(stratum.share * stratum.wrong / stratum.labels for stratum in strata) >= limit * total:
-            return None
-        upper = pooled_upper(strata, sum(state.evidence[: cut + 1]), confidence)
-        return upper if upper <= limit else None
+        if state.labels < state.draw_at:
+            return
+        state.draws += 1
+        state.draw_at = 4 * state.labels
+        risk = (1 - self._confidence) / 2**state.draws
+        traffic, seen, at = sum(state.traffic), 0.0, -1
+        for share, part in STARTS:
+            while seen < share * traffic * 0.999 and at < TOP:
+                at += 1
+                seen += state.traffic[at]
+            state.starts[at] = state.starts.get(at, 0.0) + part * risk
 
     def _suspects(self, wrong: bool) -> bool:
         """Page's test by betting: whether, from some look on, more are wrong than may be."""
@@ -178,13 +173,14 @@ class Certificate:
     def _alarm(self) -> None:
         """Forgets what it knew of scores; what was served stays on the account."""
         fresh = _fresh()
-        fresh.alarms, fresh.alarmed, fresh.ledger = self._state.alarms + 1, True, self._state.ledger
-        self._state, self._upper = fresh, 1.0
+        fresh.alarmed, fresh.ledger = True, self._state.ledger
+        self._state, self._next_refit = fresh, 0
 
 
 def _fresh() -> CertificateState:
     bins = TOP + 1
-    return CertificateState([0.0] * bins, [0.0] * bins, [0.0] * bins, [0.0] * bins, suspicion=[0.0, 0.0])
+    columns = [[0.0] * bins for _ in range(len(LEVELS) * len(STAKES))]
+    return CertificateState(columns, [0.0] * bins, [False] * bins, suspicion=[0.0, 0.0])
 
 
 def bin_of(score: float) -> int:
