@@ -1,0 +1,364 @@
+"""One answer for several clients as it comes: what each has had of it, and who the engine has to wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+
+from cache.answer import Answer, Refused, Tokens, assemble
+from gateway.caching.playback import Asked, play, start_events
+from gateway.http import Flow, Sink
+from gateway.record import Record, Usage
+from gateway.relay import JSON_HEADERS
+from gateway.sse import KEEPALIVE, EventFilter, event_data
+from gateway.wire import Call
+
+if TYPE_CHECKING:
+    from gateway.caching.flights import Budget
+
+DONE: Final = b"data: [DONE]"
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """How a flight ended.
+
+    answer: as it may be kept, or why it is not; `large`: it took more memory than there is for it.
+    record: of the call that was made.
+    """
+
+    answer: Answer | Refused | Literal["large"]
+    record: Record
+
+    def tell(self, record: Record) -> None:
+        """Note in the record of a call that went along what came of it."""
+        made = self.record
+        record.status, record.finish_reason = 200, made.finish_reason
+        record.usage = msgspec.structs.replace(made.usage)
+        record.error_type, record.error_message = made.error_type, made.error_message
+        record.first_token_s = max(record.started_s, made.first_token_s) if made.first_token_s else 0.0
+        record.last_token_s = made.last_token_s
+        record.events = made.events
+
+
+class Seat:
+    """One call of a flight. Implements `Flow` for its client.
+
+    outcome: how the flight ended for it; a `Fan`: that it is to make the call itself, by that one.
+    """
+
+    def __init__(self, sink: Sink, asked: Asked) -> None:
+        self.sink = sink
+        self.asked = asked
+        self.outcome: asyncio.Future[Landed | Fan] = asyncio.get_running_loop().create_future()
+        self.fan: Fan | None = None
+        self.paused = False
+        self.at = 0
+        """The piece that it gets next."""
+        self._filter: EventFilter | None = None
+        self._lacks_usage = False
+        self._held = b""
+        """The end of the stream, until there is usage to tell before it."""
+
+    def __repr__(self) -> str:
+        return f"<Seat at={self.at}{' paused' if self.paused else ''}>"
+
+    def board(self, fan: Fan) -> None:
+        """Get everything from the beginning."""
+        self.fan, self.at, self._filter, self._held = fan, 0, None, b""
+        self._lacks_usage = False
+        if self.asked.stream and fan.pilot is not self:
+            self._filter = EventFilter(strip_usage=True) if not self.asked.wants_usage and fan.tells_usage else None
+            self._lacks_usage = self.asked.wants_usage and not fan.tells_usage
+        self.sink.bind(self)
+
+    def leave(self) -> None:
+        self.fan = None
+        self.sink.bind(None)
+
+    # Flow
+
+    def pause(self) -> None:
+        self.paused = True
+        if self.fan is not None:
+            self.fan.balance()
+
+    def resume(self) -> None:
+        self.paused = False
+        self.advance()
+        if self.fan is not None:
+            self.fan.balance()
+
+    # What comes
+
+    def begin(self) -> None:
+        """Send the head."""
+        fan = self.fan
+        if self.sink.started or fan is None:
+            return
+        if fan.pilot is self and fan.head is not None:
+            self.sink.start(*fan.head)
+        elif self.asked.stream:
+            start_events(self.sink, self.asked)
+        elif fan.head is not None:
+            self.sink.start(200, JSON_HEADERS + self.asked.lines, fan.head[2])
+
+    def comment(self) -> None:
+        if not self.paused and self.asked.stream:
+            self.begin()
+            self.sink.write(KEEPALIVE)
+
+    def advance(self, framed: bytes | None = None) -> None:
+        """Send what there is, as far as the client takes it. framed: the last piece as an HTTP chunk."""
+        fan = self.fan
+        if fan is None:
+            return
+        while self.at < fan.count and not self.paused:
+            piece = fan.piece(self.at)
+            self.at += 1
+            self.begin()
+            self._write(piece, framed if self.at == fan.count else None)
+        if fan.ended and self.at == fan.count:
+            self._finish(fan)
+
+    def _write(self, piece: bytes, framed: bytes | None) -> None:
+        if self._filter is not None:
+            feed = self._filter.feed(piece)
+            if feed.error is None and feed.out != piece:
+                piece, framed = feed.out, None
+        elif self._lacks_usage:
+            at = 0 if piece.startswith(DONE) else piece.find(b"\n" + DONE) + 1
+            if at or piece.startswith(DONE):
+                piece, self._held, framed = piece[:at], piece[at:], None
+        if piece:
+            self.sink.write(piece, framed)
+
+    def _finish(self, fan: Fan) -> None:
+        if self._held and fan.landed is not None:
+            self.sink.write(fan.usage_event(fan.landed) + self._held)
+            self._held = b""
+        if not self._held:
+            self.sink.end()
+        if fan.landed is not None and not self.outcome.done():
+            self.outcome.set_result(fan.landed)
+
+    def fail(self, error: Exception) -> None:
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
+
+    def play(self, landed: Landed) -> bool:
+        """Give it the whole answer in its own form; whether there is one."""
+        if not isinstance(landed.answer, Answer) or self.outcome.done():
+            return self.outcome.done()
+        play(landed.answer, self.sink, self.asked)
+        self.outcome.set_result(landed)
+        return True
+
+
+class Fan:
+    """Takes the answer to one call to all that wait for it. Implements `Sink`.
+
+    pilot:  the seat of who makes the call.
+    others: those that want the answer in another form; they get it when it is whole.
+    failed: calls in a row before this one that came to nothing.
+    """
+
+    def __init__(self, pilot: Seat, budget: Budget, failed: int = 0) -> None:
+        self.pilot = pilot
+        self.failed = failed
+        self.streams = pilot.asked.stream
+        self.tells_usage = pilot.asked.wants_usage
+        self.live: list[Seat] = []
+        self.others: list[Seat] = []
+        self.head: tuple[int, bytes, int | None] | None = None
+        self.ended = False
+        self.landed: Landed | None = None
+        self.overflown = False
+        self.closed = False
+        self.on_deserted: Callable[[], object] | None = None
+        self.splice = None
+        self.extra_lines = b""
+        self._budget = budget
+        self._held_bytes = 0
+        self._pieces: list[bytes] = []
+        self._dropped = 0
+        """Pieces that everybody has had, and that are kept no more."""
+        self._opening = b""
+        """The first piece."""
+        self._flow: Flow | None = None
+        self._waits = False
+        self.board(pilot)
+
+    def __repr__(self) -> str:
+        state = "landed" if self.landed else "ended" if self.ended else "waiting" if self._waits else "flying"
+        return f"<Fan {state} live={len(self.live)} others={len(self.others)} held_bytes={self._held_bytes}>"
+
+    # Seats
+
+    @property
+    def joinable(self) -> bool:
+        """Whether somebody who comes now can have all of it."""
+        return not self.overflown and not self.closed and self.landed is None
+
+    @property
+    def followers(self) -> list[Seat]:
+        return [seat for seat in (*self.live, *self.others) if seat is not self.pilot]
+
+    def board(self, seat: Seat) -> None:
+        seat.board(self)
+        if seat.asked.stream != self.streams:
+            self.others.append(seat)
+            return
+        self.live.append(seat)
+        if self.head is not None and seat is not self.pilot:
+            seat.begin()
+        seat.advance()
+
+    def leave(self, seat: Seat) -> None:
+        """Its client is gone, or it has all."""
+        seat.leave()
+        for seats in (self.live, self.others):
+            if seat in seats:
+                seats.remove(seat)
+        self._trim()
+        self.balance()
+        if not self.live and not self.others:
+            self._close()
+
+    # Sink
+
+    @property
+    def started(self) -> bool:
+        return self.head is not None or self.pilot.sink.started
+
+    @property
+    def status(self) -> int:
+        return self.pilot.sink.status
+
+    @property
+    def whole(self) -> bool:
+        return self.ended
+
+    @property
+    def gone(self) -> str:
+        return self.pilot.sink.gone
+
+    @property
+    def bytes_out(self) -> int:
+        return self.pilot.sink.bytes_out
+
+    def start(self, status: int, header_lines: bytes, length_bytes: int | None = None) -> None:
+        self.head = (status, header_lines, length_bytes)
+        for seat in (*self.live,):
+            seat.begin()
+
+    def write(self, payload: bytes, framed: bytes | None = None) -> None:
+        if payload == KEEPALIVE:
+            for seat in (*self.live,):
+                seat.comment()
+            return
+        if self.closed:
+            return
+        if not self.overflown and not self._budget.take(len(payload), self._held_bytes):
+            self.overflown = True
+        if not self.overflown:
+            self._held_bytes += len(payload)
+        self._opening = self._opening or payload
+        self._pieces.append(payload)
+        for seat in (*self.live,):
+            seat.advance(framed)
+        self._trim()
+
+    def end(self) -> None:
+        self.ended = True
+        for seat in (*self.live,):
+            seat.advance()
+
+    def bind(self, flow: Flow | None) -> None:
+        self._flow, self._waits = flow, False
+        self.balance()
+
+    # What came
+
+    @property
+    def count(self) -> int:
+        """Pieces so far."""
+        return self._dropped + len(self._pieces)
+
+    def piece(self, at: int) -> bytes:
+        return self._pieces[at - self._dropped]
+
+    def land(self, call: Call, record: Record) -> Landed:
+        """The call is over: read what it brought. record: of who made it."""
+        answer: Answer | Refused | Literal["large"] = "large"
+        if not self.overflown:
+            body, usage = b"".join(self._pieces), record.usage
+            counted = Tokens(usage.prompt_tokens, usage.completion_tokens)
+            answer = assemble(call.operation, body, self.streams, counted=counted, gap_s=_gap_s(record))
+        return Landed(answer, record)
+
+    def settle(self, landed: Landed) -> list[Seat]:
+        """Tell everybody. Returns those for whom there is nothing: they have had nothing but comments."""
+        self.landed, self.ended = landed, True
+        for seat in (*self.live,):
+            seat.advance()
+        return [seat for seat in self.others if not seat.play(landed)]
+
+    def usage_event(self, landed: Landed) -> bytes:
+        """For those who asked for usage, behind somebody who did not."""
+        told = landed.answer.usage if isinstance(landed.answer, Answer) else _usage(landed.record.usage)
+        names = _names(self._opening)
+        return b"data: %b\n\n" % msgspec.json.encode({**names, "choices": [], "usage": msgspec.Raw(told)})
+
+    def _close(self) -> None:
+        """Nobody is left."""
+        self.closed = True
+        self._budget.give_back(self._held_bytes)
+        self._held_bytes = 0
+        if self.on_deserted is not None:
+            self.on_deserted()
+
+    def balance(self) -> None:
+        """The engine waits if nobody can take more; if there is no memory for what some have not had yet, for all."""
+        paused = [seat.paused for seat in self.live]
+        waits = bool(paused) and (all(paused) or (self.overflown and any(paused)))
+        if waits != self._waits and self._flow is not None:
+            self._waits = waits
+            if waits:
+                self._flow.pause()
+            else:
+                self._flow.resume()
+
+    def _trim(self) -> None:
+        if self.overflown:
+            had = min([seat.at for seat in self.live], default=self.count)
+            del self._pieces[: had - self._dropped]
+            self._dropped = had
+
+
+def _gap_s(record: Record) -> float:
+    if record.events < 2 or not record.first_token_s:
+        return 0.0
+    return max(0.0, record.last_token_s - record.first_token_s) / (record.events - 1)
+
+
+def _usage(usage: Usage) -> bytes:
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    details = {"cached_tokens": prompt}
+    counts = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return msgspec.json.encode({**counts, "prompt_tokens_details": details})
+
+
+def _names(opening: bytes) -> dict[str, msgspec.Raw]:
+    """What all events of a stream have in common."""
+    for event in opening.split(b"\n\n"):
+        if data := event_data(event + b"\n\n"):
+            with contextlib.suppress(msgspec.DecodeError):
+                fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+                return {name: fields[name] for name in ("id", "object", "created", "model") if name in fields}
+    return {}
