@@ -1,0 +1,276 @@
+"""What a text says in so many words: its content by meaning, numbers, dates, codes, names, negation, scope, roles.
+
+Read once per text and kept with it. English is read best; of other languages, what is written alike everywhere:
+numbers, units, codes, names, and which words are there at all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+from unicodedata import normalize
+
+from cache.lexicon import DATES, GROUPS, MULTIPLES, NEGATIONS, NUMBER_WORDS, SCOPES, STOP, UNITS
+
+MAX_WORDS = 512
+"""What comes after is not read: a text is compared to tell questions apart, not documents."""
+_tokens = re.compile(
+    r"[^\W\d_]*\d(?:[\w.,:/-]*\w)?|[^\W_]+(?:'[^\W\d_]+)*(?:\+\+|#(?=\W|$))?|[%$€£]|[.?!]+(?=\s|$)|[<>]=?"
+).findall
+_number = re.compile(r"([$€£]?)(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(?:(st|nd|rd|th)|([a-z%]{1,7}))?").fullmatch
+_SIGNS = {"%": "%", "$": "$", "€": "eur", "£": "gbp"}
+_ROLES = frozenset({"to", "into", "from", "than", "by", "over", "before", "after"})
+_SYMMETRIC = frozenset({"and", "or", "vs", "versus", "between", "both", "with"})
+_PRONOUNS = {"he": "he", "him": "he", "his": "he", "she": "she", "her": "she", "hers": "she"}
+_WHICH = {"why": "why", "when": "when", "where": "where", "who": "who", "whom": "who", "whose": "who", "how": "how"}
+_HOW = {
+    "many": "quantity", "much": "quantity", "long": "duration", "far": "measure", "old": "measure", "tall": "measure",
+    "fast": "measure", "big": "measure", "often": "frequency",
+}  # fmt: skip
+_AUXILIARIES = """
+is are was were am do does did can could should will would may might must has have had isn't aren't don't doesn't didn't
+can't couldn't shouldn't wouldn't won't
+"""
+_YES_NO = frozenset(_AUXILIARIES.split())
+_BEFORE_ORDINAL = frozenset({"the", "every", "my", "your", "this", "of"})
+_ARTICLES = frozenset({"a", "an", "one", "per"})
+_ROMAN = {"II": 2.0, "III": 3.0, "IV": 4.0, "VI": 6.0, "VII": 7.0, "VIII": 8.0, "IX": 9.0}
+LONGEST_ACRONYM = 5
+_ENDINGS = ("ing", "ed", "ly", "er", "or")
+
+
+class Signals(NamedTuple):
+    """What a text says.
+
+    content:   its words that carry meaning, by group of synonyms, in order.
+    concepts:  the same as a set.
+    words:     all of them in lower case.
+    numbers:   each in one spelling, with its unit.
+    exact:     dates and codes such as versions, identifiers or standards.
+    names:     what is written as a name, in lower case.
+    initials:  of names that stand together.
+    scopes:    kinds of words that say of what or when it holds.
+    roles:     which content word follows "to", "from", "than", "by" and their like.
+    negated:   whether an odd number of words negates.
+    symmetric: whether it joins things by a word for which their order does not matter.
+    kind:      of question.
+    """
+
+    content: tuple[str, ...]
+    concepts: frozenset[str]
+    words: frozenset[str]
+    numbers: frozenset[str]
+    exact: frozenset[str]
+    names: frozenset[str]
+    initials: frozenset[str]
+    scopes: frozenset[str]
+    roles: dict[str, str]
+    negated: bool
+    symmetric: bool
+    kind: str
+
+
+class _Word(NamedTuple):
+    """What one word is by itself. `counts`: it is or may be a number, a date or a code."""
+
+    concept: str = ""
+    scope: str = ""
+    date: str = ""
+    value: float | None = None
+    negates: bool = False
+    counts: bool = False
+
+
+def read_signals(text: str) -> Signals:
+    """What it says. Deterministic; microseconds per word."""
+    if not text.isascii():
+        text = normalize("NFKC", text).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    tokens = _tokens(text)[:MAX_WORDS]
+    lower = [token.lower() for token in tokens]
+    names, runs = _names(tokens, lower)
+    scopes, roles, numbers, exact = set[str](), dict[str, str](), set[str](), set[str]()
+    content: list[str] = []
+    role, negations = "", 0
+    for at, word in enumerate(lower):
+        token = tokens[at]
+        known = _word(token if token.isupper() and len(token) <= LONGEST_ACRONYM else word)
+        if known.counts:
+            _count(known, word, lower, at, numbers, exact)
+        elif known.concept:
+            content.append(known.concept)
+            if role:
+                roles.setdefault(role, known.concept)
+                role = ""
+        if known.scope:
+            scopes.add(known.scope)
+        if known.negates and at:
+            negations += 1
+        if word in _ROLES:
+            role = word
+    words = frozenset(lower)
+    return Signals(
+        tuple(content), frozenset(content), words, frozenset(numbers), frozenset(exact), names, runs, frozenset(scopes),
+        roles, bool(negations % 2), not _SYMMETRIC.isdisjoint(words), _kind(lower),
+    )  # fmt: skip
+
+
+def _count(known: _Word, word: str, words: list[str], at: int, numbers: set[str], exact: set[str]) -> None:
+    """What a word says that is to be compared exactly."""
+    if known.date:
+        exact.add(known.date)
+    elif known.value is None:
+        _digits(word, words, at, numbers, exact)
+    elif word == "second":
+        if at and words[at - 1] in _BEFORE_ORDINAL and at + 1 < len(words):
+            numbers.add("2")
+    elif word not in _ARTICLES:
+        numbers.add(_with_unit(known.value, words, at))
+    elif at + 1 < len(words) and len(words[at + 1]) > 2 and words[at + 1] in UNITS:
+        numbers.add(_with_unit(1.0, words, at))
+
+
+def _kind(words: list[str]) -> str:
+    for word, following in pairwise((*words, "")):
+        kind = _WHICH.get(word, "")
+        if kind == "how":
+            return _HOW.get(following, kind)
+        if kind:
+            return kind
+        if word in ("what", "which"):
+            return {"time": "when", "year": "when", "date": "when", "causes": "why"}.get(following, "what")
+    return "yes_no" if words and words[0] in _YES_NO else ""
+
+
+def _names(tokens: list[str], lower: list[str]) -> tuple[frozenset[str], frozenset[str]]:
+    """Words in capitals that do not open a sentence, unless most words are; and the initials of those in a row."""
+    capital = [token[0].isupper() for token in tokens]
+    if not any(capital) or sum(capital) * 5 > len(tokens) * 3 > 9:
+        return frozenset(), frozenset()
+    found: list[str] = []
+    runs: set[str] = set()
+    run, opens = "", True
+    for token, word, is_capital in zip(tokens, lower, capital, strict=True):
+        if is_capital and (not opens or token[1:] != word[1:]) and word not in STOP and not _word(word).counts:
+            name = word.removesuffix("'s")
+            found.append(GROUPS.get(name, name))
+        if is_capital and word not in STOP:
+            run += word[0]
+        elif run:
+            runs.add(run)
+            run = ""
+        opens = token[0] in ".?!"
+    runs.add(run)
+    return frozenset(found), frozenset(run for run in runs if len(run) > 1)
+
+
+def _digits(word: str, words: list[str], at: int, numbers: set[str], exact: set[str]) -> None:
+    match = _number(word)
+    if match is None:
+        exact.add(word)
+        return
+    sign, whole, fraction, ordinal, suffix = match.groups()
+    value = float(whole.replace(",", "") + (fraction or ""))
+    if suffix and suffix in MULTIPLES:
+        value *= MULTIPLES[suffix]
+    elif suffix and suffix in UNITS:
+        numbers.add(_in_base(value, suffix))
+        return
+    elif suffix and suffix not in ("am", "pm"):
+        exact.add(word)
+        return
+    elif suffix:
+        exact.add(f"{value:g}{suffix}")
+        return
+    before = words[at - 1] if at else ""
+    if sign or (before in _SIGNS and before != "%"):
+        numbers.add(f"{value:g}{_SIGNS[sign or before]}")
+    else:
+        numbers.add(f"{value:g}" if ordinal else _with_unit(value, words, at))
+
+
+def _with_unit(value: float, words: list[str], at: int) -> str:
+    following = words[at + 1] if at + 1 < len(words) else ""
+    if following in MULTIPLES:
+        value *= MULTIPLES[following]
+        following = words[at + 2] if at + 2 < len(words) else ""
+    if following in ("am", "pm"):
+        return f"{value:g}{following}"
+    return _in_base(value, following) if following in UNITS else f"{value:g}"
+
+
+def _in_base(value: float, unit: str) -> str:
+    factor, base = UNITS[unit]
+    return f"{value * factor:.6g}{base}"
+
+
+@lru_cache(maxsize=16384)
+def _word(word: str) -> _Word:
+    """Of a word in lower case, or of a few capitals."""
+    if any(map(str.isdigit, word)):
+        return _Word(counts=True)
+    if word.isupper():
+        if word in _ROMAN:
+            return _Word(value=_ROMAN[word], counts=True)
+        if word in ("A", "I"):
+            return _word(word.lower())
+        known = _word(word.lower())
+        return known if known.concept or known.counts or known.scope else _Word(GROUPS.get(word.lower(), word.lower()))
+    word = word.removesuffix("'s")
+    if word in _ARTICLES:
+        return _Word(value=1.0, counts=True)
+    if word in NUMBER_WORDS:
+        return _Word(value=NUMBER_WORDS[word], counts=True)
+    if word in DATES:
+        return _Word(date=DATES[word], counts=True)
+    if word in NEGATIONS:
+        return _Word(scope=SCOPES.get(word, ""), negates=True)
+    scope = SCOPES.get(word, _PRONOUNS.get(word, ""))
+    bare = not word or not word[0].isalpha() or (scope and word not in GROUPS)
+    return _Word("" if bare else _concept(word), scope)
+
+
+def _concept(word: str) -> str:
+    """What it means: its group's first word, or its stem; empty: nothing much."""
+    if word in STOP:
+        return ""
+    if word in GROUPS:
+        return GROUPS[word]
+    for stem in _stems(word):
+        if stem in STOP and stem != word:
+            return ""
+        if stem in GROUPS:
+            return GROUPS[stem]
+    return _plural(word)
+
+
+def _plural(word: str) -> str:
+    """Without the ending of a plural, a participle or an adverb."""
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-2] if word.endswith(("ches", "shes", "xes", "sses")) else word[:-1]
+    for ending in ("ing", "ed", "ly"):
+        if len(word) > len(ending) + 3 and word.endswith(ending):
+            word = word.removesuffix(ending)
+            return word[:-1] if word[-1] == word[-2] and word[-1] not in "ls" else word.removesuffix("e")
+    return word.removesuffix("e") if len(word) > 4 else word
+
+
+def _stems(word: str) -> Iterator[str]:
+    if word.endswith("ies") and len(word) > 4:
+        yield word[:-3] + "y"
+    if word.endswith("s") and len(word) > 3:
+        yield word[:-1]
+        if word.endswith("es"):
+            yield word[:-2]
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) > len(ending) + 2:
+            stem = word.removesuffix(ending)
+            yield stem
+            yield stem + "e"
+            if stem[-1] == stem[-2]:
+                yield stem[:-1]
+    if word.endswith("ied"):
+        yield word[:-3] + "y"

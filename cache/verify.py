@@ -1,0 +1,186 @@
+"""Whether two questions that look alike ask for the same: cues of their texts, beside the cosine of their vectors.
+
+Embeddings put 2 eggs beside 3, and what may be done beside what may not. Here is compared exactly: numbers with units,
+dates, codes, names, negation and opposites, scope, who does what to whom, and the words that one has and the other
+has not."""
+
+from __future__ import annotations
+
+from cache.lexicon import GROUPS, OPPOSITES
+from cache.signals import Signals, read_signals
+
+Features = tuple[float, ...]
+
+NAMES = (
+    "polarity",  # an odd number of negations, opposites and swaps lies between them
+    "negation",  # one negates, the other does not
+    "opposites",  # pairs of words with opposite meaning, one in each
+    "numbers",  # each has a number that the other has not
+    "numbers_missing",  # one has
+    "exact",  # each has a date or a code that the other has not
+    "exact_missing",  # one has
+    "names",  # each has a name that the other has not
+    "names_missing",  # one has
+    "swapped",  # the same things in other roles
+    "scope",  # kinds of scope words that one has and the other has not
+    "kind",  # why, when, where, who, how many: each asks for another
+    "kind_unclear",  # one of them asks for one of these
+    "replaced",  # they differ in one content word each, and share more
+    "added",  # one is the other with a word or two more
+    "same",  # all content words are shared
+    "few",  # content words that the one with fewer of them has alone, to 4
+    "many",  # those that the other has alone, to 6
+    "shared",  # content words that both have, to 6
+    "jaccard",  # of content words
+    "overlap",  # of all words
+    "length",  # ratio of the shorter to the longer, in content words
+)
+_AT = {name: at for at, name in enumerate(NAMES)}
+_PREFIXES = ("un", "in", "im", "il", "ir", "dis", "non", "de", "mis", "anti", "counter", "under", "over", "sub", "re")
+_SCOPES_OPPOSED = (
+    ("before", "after"), ("more", "less"), ("most", "least"), ("first", "last"), ("all", "none"), ("all", "some"),
+    ("all", "only"), ("both", "either"), ("always", "sometimes"), ("inside", "outside"), ("he", "she"),
+)  # fmt: skip
+_OFF = GROUPS["off"]
+_DEFINITE = frozenset({"why", "when", "where", "who", "quantity", "duration", "measure", "frequency"})
+
+
+def features(a: str | Signals, b: str | Signals) -> Features:
+    """What speaks for and against the two being one question, in the order of `NAMES`; the same for (b, a)."""
+    if isinstance(a, str):
+        a = read_signals(a)
+    if isinstance(b, str):
+        b = read_signals(b)
+    only_a, only_b = a.concepts - b.concepts, b.concepts - a.concepts
+    opposites = _scopes_opposed(a, b)
+    if only_a and only_b:
+        only_a, only_b, opposed = _compared(only_a, only_b)
+        opposites += opposed
+    opposites += _is_off(a, b, only_a, only_b)
+    swapped = _is_swapped(a, b, not only_a and not only_b)
+    negation = a.negated != b.negated
+    scope = a.scopes ^ b.scopes
+    numbers, numbers_missing = _differ(a.numbers, b.numbers)
+    exact, exact_missing = _differ(a.exact, b.exact)
+    names, names_missing = _differ(_unnamed(a, b), _unnamed(b, a))
+    kinds = (a.kind in _DEFINITE) + (b.kind in _DEFINITE) if a.kind != b.kind else 0
+    few, many = sorted((len(only_a), len(only_b)))
+    shared = max(len(a.concepts) - len(only_a), len(b.concepts) - len(only_b))
+    total = shared + few + many
+    lengths = sorted((len(a.content), len(b.content)))
+    words = len(a.words | b.words)
+    return (
+        float((opposites + negation + (swapped and bool(opposites))) % 2),
+        float(negation), float(opposites), numbers, numbers_missing, exact, exact_missing, names, names_missing,
+        float(swapped), float(len(scope)), float(kinds == 2), float(kinds == 1),
+        float(few == many == 1 and shared > 0), float(few == 0 < many < 3 and shared > 0), float(many == 0 < total),
+        float(min(few, 4)), float(min(many, 6)), float(min(shared, 6)),
+        shared / total if total else 0.0,
+        len(a.words & b.words) / words if words else 1.0,
+        (lengths[0] + 1) / (lengths[1] + 1),
+    )  # fmt: skip
+
+
+def veto(given: Features) -> str:
+    """Which cue says surely that they differ: "numbers", "exact", "polarity" or "swapped"; empty: none.
+    What only one of them has says less, and is left to the score."""
+    for name in ("numbers", "exact", "polarity", "swapped"):
+        if given[_AT[name]]:
+            return name
+    return ""
+
+
+def _differ(a: frozenset[str], b: frozenset[str]) -> tuple[float, float]:
+    """Whether each has something alone, and whether only one has."""
+    if a == b:
+        return 0.0, 0.0
+    both = not (a <= b or b <= a)
+    return float(both), float(not both)
+
+
+def _unnamed(a: Signals, b: Signals) -> frozenset[str]:
+    """Names of one that the other does not know, however it writes them."""
+    if not a.names:
+        return a.names
+    missing = a.names - b.words
+    if missing:
+        missing = frozenset(name for name in missing if not _is_known(name, b))
+    return missing
+
+
+def _is_known(name: str, b: Signals) -> bool:
+    return name in b.concepts or name in b.initials or any(_alike(name, word) for word in b.words)
+
+
+def _compared(only_a: frozenset[str], only_b: frozenset[str]) -> tuple[frozenset[str], frozenset[str], int]:
+    """Without words that are forms of one another; and how many are opposites, which stay."""
+    opposites = 0
+    alike_a, alike_b = set[str](), set[str]()
+    for x in only_a:
+        for y in only_b:
+            if (x, y) in OPPOSITES or _is_negated(x, y) or _is_negated(y, x):
+                opposites += 1
+            elif y not in alike_b and _alike(x, y):
+                alike_a.add(x)
+                alike_b.add(y)
+                break
+    return only_a - alike_a, only_b - alike_b, opposites
+
+
+def _scopes_opposed(a: Signals, b: Signals) -> int:
+    only_a, only_b = a.scopes - b.scopes, b.scopes - a.scopes
+    if not only_a or not only_b:
+        return 0
+    return sum((x in only_a and y in only_b) or (x in only_b and y in only_a) for x, y in _SCOPES_OPPOSED)
+
+
+def _is_off(a: Signals, b: Signals, only_a: frozenset[str], only_b: frozenset[str]) -> bool:
+    """Whether one turns off what the other turns on."""
+    for only, x, y in ((only_a, a.words, b.words), (only_b, b.words, a.words)):
+        if _OFF in only and "off" in x and "on" in y and "on" not in x:
+            return True
+    return False
+
+
+def _is_negated(x: str, y: str) -> bool:
+    """Whether y is x with a prefix that turns it round."""
+    return len(y) > len(x) > 2 and y.endswith(x) and y[: -len(x)] in _PREFIXES
+
+
+def _alike(x: str, y: str) -> bool:
+    """Whether they are forms of one word, or one is the other misspelled."""
+    if x[:2] != y[:2]:
+        return False
+    longest = max(len(x), len(y))
+    if min(len(x), len(y)) < 4:
+        return False
+    common = next((at for at, (p, q) in enumerate(zip(x, y, strict=False)) if p != q), min(len(x), len(y)))
+    if common >= 4 and common >= 0.6 * longest:
+        return True
+    return longest > 6 and abs(len(x) - len(y)) < 2 and _rest_is_one_slip(x[common:], y[common:])
+
+
+def _rest_is_one_slip(x: str, y: str) -> bool:
+    """Whether one letter more, less, another or two in the wrong order make them equal."""
+    return x[1:] == y[1:] or x[1:] == y or x == y[1:] or (x[:2] == y[1::-1] and x[2:] == y[2:])
+
+
+def _is_swapped(a: Signals, b: Signals, same: bool) -> bool:
+    """Whether the same things stand in other roles: "from A to B" and "from B to A", "A beat B" and "B beat A"."""
+    conflicts = 0
+    for role, x in a.roles.items():
+        y = b.roles.get(role)
+        if y is not None and x != y and x in b.concepts and y in a.concepts:
+            conflicts += 1 if _in_order(x, y, a) == _in_order(x, y, b) else 2
+    if conflicts > 1:
+        return True
+    passive = ("by" in a.roles) != ("by" in b.roles)
+    if not same or a.symmetric or b.symmetric or len(a.names) < 2 or a.names != b.names:
+        return False
+    in_a = [word for word in a.content if word in a.names]
+    in_b = [word for word in b.content if word in a.names]
+    return sorted(in_a) == sorted(in_b) and (in_a != in_b) != passive
+
+
+def _in_order(x: str, y: str, signals: Signals) -> bool:
+    return signals.content.index(x) < signals.content.index(y)
