@@ -15,7 +15,7 @@ from cache.semantics.seam import Bound, CohortStatus, Look, Near, State
 
 if TYPE_CHECKING:
     from cache.index import Floats
-    from cache.verify import Signals
+    from cache.signals import Signals
 
 COHORT = "evaluate/stream"
 _STEP_S = 1.0
@@ -31,7 +31,7 @@ class Cohort(Protocol):
 
     def learn(self, judged: Judged, /) -> None: ...
 
-    def served(self, look: Look, /) -> None: ...
+    def served(self, look: Look, /, audited: bool = False) -> None: ...
 
     def status(self) -> CohortStatus: ...
 
@@ -57,6 +57,11 @@ class Run:
     stated_bound: float
 
     @property
+    def spared_rate(self) -> float:
+        """Of all questions, those for which the engine was not asked, not even afterwards."""
+        return (self.figures.hits - self.audits) / max(self.figures.requests, 1)
+
+    @property
     def kept(self) -> bool:
         """Whether the share of wrong hits stayed within the limit."""
         return self.figures.wrong_per_hit <= self.setting.bound.max_wrong_hit_rate
@@ -72,7 +77,8 @@ def replay(
 ) -> Run:
     """A pass over the stream in the order of the seed. Each question is looked up among those that missed before it;
     if its answer is served, that is a hit, and audited with the probability that the cohort wants; else its answer is
-    kept, and compared with the candidate's with that probability. Equal arguments give equal runs.
+    kept, and compared with the candidate's with that probability, and then with its rivals'. Equal arguments give equal
+    runs.
 
     read: what is remembered of a kept text for comparing it. step: called after each question.
     """
@@ -111,28 +117,33 @@ class _Pass:
             for kept, cosine in self._index.near(vector, self._setting.bound.neighbours)
         ]
         look = self._cohort.look(text, near)
+        wanted = bool(look.candidate) and self._chance.random() < look.wanted
         if look.serves:
-            self._cohort.served(look)
-            self.tally.hit(wrong=not self._equal(look, at))
-            self.audits += self._judge(look, at, "", "audit", number)
-            return
-        self.tally.miss()
-        self._signals[at] = self._read(text)
-        self._index.add(at, as_bytes(vector))
-        self._cohort.added(_id(at), text)
-        self._judge(look, at, _id(at), "miss", number)
+            self._cohort.served(look, audited=wanted)
+            self.tally.hit(wrong=not self._equal(look.candidate, at))
+            self.audits += wanted
+        else:
+            self.tally.miss()
+            self._signals[at] = self._read(text)
+            self._index.add(at, as_bytes(vector))
+            self._cohort.added(_id(at), text)
+        if wanted:
+            self._label(look, at, number)
 
-    def _equal(self, look: Look, at: int) -> bool:
+    def _equal(self, candidate: str, at: int) -> bool:
         labels = self._stream.labels
-        return labels[int(look.candidate, 16)] == labels[at]
+        return labels[int(candidate, 16)] == labels[at]
 
-    def _judge(self, look: Look, at: int, fresh: str, source: Source, number: int) -> bool:
-        if not look.candidate or self._chance.random() >= look.wanted:
-            return False
-        equal = self._equal(look, at) != (self._chance.random() < self._setting.judge_error)
-        self._cohort.learn(Judged(COHORT, look, fresh, equal, source, number * _STEP_S))
-        self.labels += 1
-        return True
+    def _label(self, look: Look, at: int, number: int) -> None:
+        """Of the candidate; of a miss then of its rivals, up to the first that is equal."""
+        source: Source = "audit" if look.serves else "miss"
+        fresh = "" if look.serves else _id(at)
+        for filed in (look, *map(look.rival, () if look.serves else look.rivals)):
+            equal = self._equal(filed.candidate, at) != (self._chance.random() < self._setting.judge_error)
+            self._cohort.learn(Judged(COHORT, filed, fresh, equal, source, number * _STEP_S))
+            self.labels += 1
+            if equal:
+                return
 
 
 def _id(at: int) -> str:

@@ -139,12 +139,11 @@ Played = tuple[list["Run"], dict[float, "Figures"], dict[float, "Figures"]]
 
 def _played(stream: Stream, vectors: Floats, asked: _Asked) -> Played:
     """The runs by bound and seed; of the others the figures over all seeds, by threshold and by delta."""
-    from cache.semantics.cohort import Cohort
-    from cache.verify import signals
-
     from cache.evaluate.baselines import THRESHOLDS, Cache, Static, VCache, play
     from cache.evaluate.figures import pooled
     from cache.evaluate.replay import Setting, replay
+    from cache.semantics.cohort import Cohort
+    from cache.signals import read_signals
 
     others = []
     with bar("replaying", (len(asked.max_wrong) + 1) * asked.seeds * len(stream.texts)) as step:
@@ -154,7 +153,7 @@ def _played(stream: Stream, vectors: Floats, asked: _Asked) -> Played:
                 vectors,
                 Setting(asked.bound(most), seed, asked.judge_error),
                 Cohort(asked.bound(most)),
-                signals,
+                read_signals,
                 lambda: step(1),
             )
             for most in asked.max_wrong
