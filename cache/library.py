@@ -19,7 +19,7 @@ from cache.semantics.seam import Bound, CohortStatus, Look, Near
 
 if TYPE_CHECKING:
     from cache.index import Floats, Place
-    from cache.verify import Signals
+    from cache.signals import Signals
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class CohortLike(Protocol):
 
     def learn(self, judged: Judged, /) -> None: ...
 
-    def served(self, look: Look, /) -> None: ...
+    def served(self, look: Look, audited: bool = ..., /) -> None: ...
 
     def quarantine(self, entry_id: str, /) -> tuple[str, ...]: ...
 
@@ -191,8 +191,8 @@ class Library:
         place = self._places.get(partition)
         return place.nearest_first(_as_floats(vector)) if place is not None else 0.0
 
-    def hit(self, entry_id: str, look: Look | None = None) -> None:
-        """Its answer was served; look: because of it, for another question."""
+    def hit(self, entry_id: str, look: Look | None = None, *, audited: bool = False) -> None:
+        """Its answer was served. look: because of it, for another question; audited: that will be compared."""
         if look is None:
             self._stats.exact_hits += 1
         else:
@@ -204,7 +204,7 @@ class Library:
         slot.clock = self._ranking.clock
         self._used[entry_id] = self._used.get(entry_id, 0) + 1
         if look is not None:
-            self.cohort(slot.entry.cohort).served(look)
+            self.cohort(slot.entry.cohort).served(look, audited)
 
     def used(self, now: float) -> Used | None:
         """What this worker served since it was last asked, for the others; None: nothing."""
@@ -261,10 +261,11 @@ class Library:
             cohort = self.cohorts[name] = self._make_cohort(self._bound)
         return cohort
 
-    def learned(self, now: float) -> list[Learned]:
-        """What the cohorts learned so far."""
-        labels = {name: cohort.status().labels for name, cohort in self.cohorts.items()}
-        return [Learned(name, self.cohorts[name].snapshot(), count, now) for name, count in labels.items() if count]
+    def learned(self, cohort: str, now: float) -> Learned | None:
+        """All that it learned so far; None: nothing."""
+        found = self.cohorts.get(cohort)
+        labels = found.status().labels if found is not None else 0
+        return Learned(cohort, found.snapshot(), labels, now) if found is not None and labels else None
 
     def stats(self) -> LibraryStats:
         return msgspec.structs.replace(

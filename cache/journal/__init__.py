@@ -1,0 +1,1 @@
+"""Where records outlive a worker and reach the others: nowhere, a file, or Redis."""

@@ -1,0 +1,300 @@
+"""A journal in a file, for the workers of one gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from cache.entry import Record
+from cache.journal.seam import (
+    AT_ONCE,
+    SECRET_BYTES,
+    SLICE,
+    JournalStatus,
+    Listener,
+    Outbox,
+    WallTime,
+    decoded,
+    tell,
+    tell_dropped,
+)
+from cache.journal.sqlite_file import Damaged, FromNewerVersion, RecordFile, Row, is_full, put_aside
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+TAIL_S = 0.2
+"""At most so long after another worker wrote a record it is read."""
+BATCH = 256
+"""Records in one commit."""
+AGAIN_S = 1.0
+"""After a failure."""
+CARE_S = 30.0
+"""Between two clean-ups of the file."""
+AWAY_S = 30.0
+"""A worker that stood still for longer may have missed judgements that a snapshot took the place of."""
+CLOSE_S = 2.0
+MAX_BYTES = 1024 * 1024 * 1024
+
+
+class _Ended(Exception):
+    """The loop does not listen any more."""
+
+
+class _Moved(Exception):
+    """The file is another one now."""
+
+
+class SqliteJournal:
+    """Implements `Journal`. A thread of its own reads and writes. max_bytes: of the file."""
+
+    def __init__(self, path: Path, now: WallTime, *, max_bytes: int = MAX_BYTES) -> None:
+        self._path = path
+        self._now = now
+        self._max_bytes = max_bytes
+        self._origin = secrets.token_hex(8)
+        self._outbox = Outbox()
+        self._secret = secrets.token_bytes(SECRET_BYTES)
+        self._listener: Listener | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="cache-journal", daemon=True)
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._caught_up = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._alone = False
+        """The file is not for this version: nothing waits for it."""
+        self._reason = ""
+        self._skipped = 0
+        self._name = b""
+        self._last = 0
+        self._upto: dict[str, int] = {}
+        self._read_at = 0.0
+        self._cared_at = 0.0
+
+    @property
+    def secret(self) -> bytes:
+        return self._secret
+
+    async def start(self, listener: Listener, within_s: float = 2.0) -> None:
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._caught_up.wait()
+
+    def append(self, record: Record) -> None:
+        assert self._listener is not None, "started"
+        if self._alone or isinstance(record, AT_ONCE):
+            tell(self._listener, [record])
+        if not self._alone:
+            tell_dropped(self._listener, self._outbox.put(record))
+            self._wake.set()
+
+    def status(self) -> JournalStatus:
+        waiting, dropped = len(self._outbox), self._outbox.dropped
+        return JournalStatus("sqlite", "away" if self._reason else "ok", self._reason, waiting, dropped, self._skipped)
+
+    async def settled(self) -> None:
+        await self._outbox.settled()
+
+    async def aclose(self) -> None:
+        if self._loop is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                if not self._reason:
+                    await self.settled()
+        self._closing.set()
+        self._wake.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._ended.wait()
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._with_file()
+            except _Ended:
+                break
+            except _Moved:
+                logger.info("the response cache's file %s was replaced; it is read anew", self._path)
+            except Damaged as error:
+                aside = self._put_aside()
+                logger.error("the response cache's file %s is damaged (%s); put aside as %s", self._path, error, aside)
+            except FromNewerVersion as error:
+                self._away(f"{self._path} is of a newer version: {error}", alone=True)
+            except (sqlite3.Error, OSError) as error:
+                self._away(f"{self._path}: {error}")
+            except Exception as error:
+                logger.exception("the response cache's journal has failed")
+                self._away(f"{self._path}: {type(error).__name__}")
+        with contextlib.suppress(_Ended):
+            self._tell(self._ended.set)
+
+    def _with_file(self) -> None:
+        """Until something is wrong with it, or the end."""
+        file = RecordFile(self._path, self._max_bytes, self._origin)
+        try:
+            self._get_to_know(file)
+            while not self._closing.is_set():
+                self._write(file)
+                self._read(file)
+                self._back()
+                self._care(file)
+                self._wake.wait(TAIL_S)
+                self._wake.clear()
+                if file.replaced():
+                    raise _Moved
+            self._write(file)
+        finally:
+            file.close()
+
+    def _get_to_know(self, file: RecordFile) -> None:
+        """A file that is not the one of before is read from its beginning; what is in memory stays."""
+        name, self._secret = file.identity(self._secret)
+        if name != self._name or file.last_number() < self._last:
+            self._name, self._last = name, 0
+            self._upto.clear()
+        self._read_at = 0.0
+        self._alone = False
+
+    def _write(self, file: RecordFile) -> None:
+        while waiting := self._outbox.first(BATCH):
+            try:
+                file.write(waiting)
+            except sqlite3.Error as error:
+                if not is_full(error):
+                    raise
+                file.make_room()
+                file.write(waiting)
+            self._ask(partial(self._outbox.confirm, waiting[-1].number))
+
+    def _read(self, file: RecordFile) -> None:
+        now = self._now()
+        stale, self._read_at = now - self._read_at > AWAY_S, now
+        with file.reading():
+            last = file.last_number()
+            if stale:
+                self._restore(file)
+            records: list[Record] = []
+            for row in file.rows(self._last, now):
+                record = self._record_of(row)
+                if record is not None:
+                    records.append(record)
+                if len(records) == SLICE:
+                    self._apply(records)
+                    self._last = row.number
+                    records = []
+            self._apply(records)
+            self._last = max(self._last, last)
+
+    def _restore(self, file: RecordFile) -> None:
+        for learned, upto in file.learned():
+            if upto > self._last:
+                self._upto[learned.cohort] = upto
+                self._apply([learned])
+
+    def _record_of(self, row: Row) -> Record | None:
+        if row.kind == "judged" and row.number <= self._upto.get(row.cohort or "", 0):
+            return None
+        if row.origin == self._origin and row.kind != "judged":
+            return None
+        record = decoded(row.body) if row.whole else None
+        if record is None:
+            self._skipped += 1
+        return record
+
+    def _care(self, file: RecordFile) -> None:
+        now = self._now()
+        if now - self._cared_at < CARE_S:
+            return
+        self._cared_at = now
+        listener = self._listener
+        assert listener is not None
+        learned = [self._ask(partial(listener.learned, cohort, now)) for cohort in file.much_judged()]
+        file.keep_learned([each for each in learned if each is not None], self._last)
+        file.clean_up(now)
+
+    def _put_aside(self) -> str:
+        try:
+            return str(put_aside(self._path))
+        except OSError as error:
+            self._away(f"{self._path} is damaged and cannot be put aside: {error}")
+            return "nothing"
+
+    def _away(self, reason: str, *, alone: bool = False) -> None:
+        """Try again in a moment; until then this worker goes on with what it has in memory."""
+        if reason != self._reason:
+            logger.warning("the response cache goes on in memory alone: %s", reason)
+        self._reason = reason
+        with contextlib.suppress(_Ended):
+            if alone and not self._alone:
+                self._ask(self._go_alone)
+            self._tell(self._caught_up.set)
+        self._closing.wait(AGAIN_S)
+
+    def _back(self) -> None:
+        if self._reason:
+            logger.info("the response cache has its file %s again", self._path)
+            self._reason = ""
+        if not self._caught_up.is_set():
+            self._tell(self._caught_up.set)
+
+    def _go_alone(self) -> None:
+        """Runs in the loop."""
+        assert self._listener is not None
+        self._alone = True
+        waiting = self._outbox.first(len(self._outbox))
+        tell_dropped(self._listener, [each.record for each in waiting])
+        self._outbox.confirm(self._outbox.last)
+
+    def _apply(self, records: Sequence[Record]) -> None:
+        listener = self._listener
+        assert listener is not None
+        if records:
+            self._ask(lambda: tell(listener, records))
+
+    def _tell(self, what: Callable[[], object]) -> None:
+        """Have the loop do it.
+
+        Raises:
+            _Ended: it has ended.
+        """
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(what)
+        except RuntimeError:
+            raise _Ended from None
+
+    def _ask(self, what: Callable[[], T]) -> T:
+        """The same, and wait for what comes of it."""
+        answer: list[T] = []
+        failed: list[Exception] = []
+        done = threading.Event()
+
+        def do() -> None:
+            try:
+                answer.append(what())
+            except Exception as error:  # it belongs to the thread
+                failed.append(error)
+            finally:
+                done.set()
+
+        self._tell(do)
+        while not done.wait(1.0):
+            if self._loop is None or self._loop.is_closed():
+                raise _Ended
+        if failed:
+            raise failed[0]
+        return answer[0]
