@@ -12,7 +12,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from gateway.telemetry.metrics import Labels, Snapshot, Values
-from gateway.telemetry.series import ALL, Kind, Series
+from gateway.telemetry.series import ALL
+from gateway.telemetry.shape import Kind, Series
 
 
 class Exposition(NamedTuple):

@@ -12,7 +12,8 @@ from typing import Self
 
 import msgspec
 
-from gateway.telemetry.series import ALL, OTHER, Fold, Kind, Series
+from gateway.telemetry.series import ALL, OTHER
+from gateway.telemetry.shape import Fold, Kind, Series
 
 Labels = tuple[str, ...]
 Values = list[float]

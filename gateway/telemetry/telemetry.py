@@ -12,6 +12,7 @@ from gateway.config import Telemetry as Options
 from gateway.record import Record
 from gateway.telemetry import series
 from gateway.telemetry.access_log import AccessLog
+from gateway.telemetry.cache_series import LABEL_LAG
 from gateway.telemetry.meters import Meters
 from gateway.telemetry.metrics import Bound, Gauge, Labels, Registry, Values, observe
 from gateway.telemetry.process import Process
@@ -152,6 +153,10 @@ class Telemetry:
     def queue_shed(self, deployment: str, reason: str) -> None:
         """Count a request that the queue turned away."""
         self._registry.child(series.QUEUE_SHED, (deployment, reason))[0] += 1.0
+
+    def label_lag(self, lag_s: float) -> None:
+        """Count a label of the response cache, so long after the answer."""
+        observe(self._registry.child(LABEL_LAG), LABEL_LAG.buckets, lag_s)
 
     def watch(self, name: str, read: Callable[[], Iterable[tuple[Labels, float]]]) -> None:
         """Fill a metric of `series.ALL` from `read`, which is asked for label values and numbers at each snapshot.

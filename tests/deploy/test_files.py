@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from gateway.config.load import load
-from gateway.telemetry.series import ALL, Kind
+from gateway.telemetry.series import ALL
+from gateway.telemetry.shape import Kind
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
