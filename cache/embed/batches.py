@@ -7,12 +7,10 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from itertools import chain
+from typing import TypeAlias
 
-from cache.embed.seam import NoVector
-
-if TYPE_CHECKING:
-    from cache.embed.seam import Vector
+from cache.embed.seam import NoVector, Vector
 
 logger = logging.getLogger("headrace.cache")
 
@@ -52,7 +50,7 @@ class Batches:
     room: Room
     _urgent: list[_Job] = field(default_factory=list)
     _later: list[_Job] = field(default_factory=list)
-    _running: set[asyncio.Task[None]] = field(default_factory=set)
+    _running: dict[asyncio.Task[None], list[_Job]] = field(default_factory=dict)
     _failing: bool = False
     _closed: bool = False
 
@@ -82,23 +80,23 @@ class Batches:
 
     async def aclose(self) -> None:
         self._closed = True
-        running = tuple(self._running)
-        for task in running:
-            task.cancel()
-        for job in (*self._urgent, *self._later):
+        running = dict(self._running)
+        for job in (*chain(*running.values()), *self._urgent, *self._later):
             _settle(job, NoVector("failed", "closed"))
         self._urgent.clear()
         self._later.clear()
-        await asyncio.gather(*running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     def _fill(self) -> None:
         while len(self._running) < self.room.lanes and (batch := self._take()):
             task = asyncio.get_running_loop().create_task(self._run(batch))
-            self._running.add(task)
+            self._running[task] = batch
             task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        del self._running[task]
         if not self._closed:
             self._fill()
 
@@ -124,8 +122,6 @@ class Batches:
         outcomes: Sequence[Outcome]
         try:
             outcomes = await self.work([job.text for job in batch])
-        except asyncio.CancelledError:
-            outcomes = [NoVector("failed", "closed")] * len(batch)
         except NoVector as error:
             outcomes = [error] * len(batch)
         except Exception as error:
@@ -137,7 +133,7 @@ class Batches:
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
         """Once when it begins to fail, once when it does no more."""
         problem = next((one for one in outcomes if isinstance(one, NoVector) and one.reason != "long"), None)
-        if problem is not None and not self._failing and not self._closed:
+        if problem is not None and not self._failing:
             logger.warning("questions get no vectors from %s, so that similar ones are misses: %s", self.name, problem)
         elif problem is None and self._failing:
             logger.warning("questions get vectors from %s again", self.name)

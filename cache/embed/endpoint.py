@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
 from cache.embed.batches import Batches, Outcome, Room
 from cache.embed.files import library
-from cache.embed.seam import NoVector, unit
-
-if TYPE_CHECKING:
-    from cache.embed.seam import Vector
+from cache.embed.seam import NoVector, Vector, unit
 
 
 class Post(Protocol):
@@ -69,7 +66,7 @@ class EndpointEmbedder:
         self._batches = Batches(name, self._ask, replace(room, lanes=_LANES))
 
     async def embed(self, texts: Sequence[str], *, urgent: bool = True) -> list[Vector]:
-        if self._failures >= _FAILURES and asyncio.get_running_loop().time() < self._asked_again_at:
+        if self._failures >= _FAILURES and self._now() < self._asked_again_at:
             raise NoVector("failed", f"{self._failures} calls in a row failed; it is left alone for a while")
         return await self._batches.run(texts, urgent=urgent)
 
@@ -96,7 +93,10 @@ class EndpointEmbedder:
     def _failed(self) -> None:
         self._failures += 1
         pause_s = _PAUSES_S[min(max(self._failures - _FAILURES, 0), len(_PAUSES_S) - 1)]
-        self._asked_again_at = asyncio.get_running_loop().time() + pause_s
+        self._asked_again_at = self._now() + pause_s
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     def _read(self, body: bytes, wanted: int) -> list[Outcome]:
         try:

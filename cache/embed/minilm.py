@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 
 from cache.embed.batches import Batches, Outcome, Room
 from cache.embed.files import library, require, revision, tokenizer
-from cache.embed.seam import EmbedderError, NoVector, unit
+from cache.embed.seam import EmbedderError, NoVector, Vector, unit
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from cache.embed.seam import Vector
 
 WEIGHTS, TOKENIZER = "model.onnx", "tokenizer.json"
 MAX_TOKENS = 256
@@ -43,6 +42,7 @@ class MiniLmEmbedder:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        options.enable_cpu_mem_arena = False  # it would keep what the longest batch took, and is no quicker
         self._tokenizer = tokenizer(folder / TOKENIZER)
         try:
             self._session = runtime.InferenceSession(str(folder / WEIGHTS), options, providers=["CPUExecutionProvider"])

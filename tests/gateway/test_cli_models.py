@@ -54,14 +54,14 @@ def test_an_error_is_json_where_json_was_asked(cached: Path) -> None:
 
 
 def test_list_says_what_is_here_and_how_to_get_the_rest(cached: Path) -> None:
-    line = CliRunner().invoke(app, ["list"]).stdout.split()
+    line = CliRunner().invoke(app, ["list"]).stdout.splitlines()[0].split()
     assert line == ["smollm2-135m-instruct", "98.4", "MB", "Apache-2.0", str(cached)]
     cached.unlink()
     assert "headrace models pull smollm2-135m-instruct" in CliRunner().invoke(app, ["list"]).stdout
 
 
 def test_list_gives_json(cached: Path) -> None:
-    (row,) = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)
+    row, *_ = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)
     assert row["cached"] is True
     assert row["path"] == str(cached)
     assert row["size_bytes"] == models.catalog()[0].size_bytes
