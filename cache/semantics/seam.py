@@ -41,7 +41,9 @@ class Look(msgspec.Struct, frozen=True):
     `score`: higher is surer; its scale means nothing by itself. `serves`: whether the answer may be served.
     `bound`: upper limit, with the cohort's confidence, of the share of wrong answers among those served; 1 without one.
     `cut`: the score from which on answers are served, infinite while none may be.
-    `wanted`: probability with which a label is wanted, of a hit (by an audit) or of a miss."""
+    `wanted`: probability with which a label is wanted, of a hit (by an audit) or of a miss.
+    `rivals`: entries with other answers, likeliest first, worth comparing with a fresh one that turns out not to equal
+    the candidate's, up to the first that it equals."""
 
     candidate: str = ""
     score: float = 0.0
@@ -51,6 +53,12 @@ class Look(msgspec.Struct, frozen=True):
     bound: float = 1.0
     cut: float = float("inf")
     wanted: float = 0.0
+    rivals: tuple[str, ...] = ()
+
+    def rival(self, entry_id: str) -> Look:
+        """What to file the comparison with a rival's answer under: it tells which answers are equal, and nothing about
+        the score."""
+        return Look(candidate=entry_id)
 
 
 class CohortStatus(msgspec.Struct, frozen=True):
