@@ -87,7 +87,7 @@ class Cohort:
         self._classes.add(entry_id)
 
     def served(self, look: Look, audited: bool = False) -> None:
-        """The candidate's answer went out. `audited`: its label will come; a coin of probability `look.wanted` said so."""
+        """It went out. `audited`: its label will come; the coin of probability `look.wanted` said so."""
         self._hits += 1
         self._certificate.served(look.score, chance=look.wanted, audited=audited)
 

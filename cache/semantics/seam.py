@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 
 if TYPE_CHECKING:
-    from cache.verify import Signals
+    from cache.signals import Signals
 
 State = Literal["cold", "learning", "certified", "alarmed"]
 
