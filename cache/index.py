@@ -116,8 +116,9 @@ class Index:
         if not numbers:
             return []
         joined = b"".join([self._vectors[number] for number in numbers])
-        cosines = (np.frombuffer(joined, "<f2").reshape(len(numbers), -1).astype(np.float32) @ vector).tolist()
-        found = sorted(zip(numbers, cosines, strict=True), key=lambda pair: (-pair[1], pair[0]))
+        cosines = np.frombuffer(joined, "<f2").reshape(len(numbers), -1).astype(np.float32) @ vector
+        pairs = zip(numbers, np.clip(cosines, -1.0, 1.0).tolist(), strict=True)
+        found = sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
         return found[:count]
 
     def _candidates(self, vector: Floats, count: int) -> list[int]:
