@@ -53,7 +53,7 @@ async def post() -> Post:
 
 @pytest.fixture
 async def embedder(post: Post) -> AsyncIterator[EndpointEmbedder]:
-    embedder = EndpointEmbedder(post, model="m", name="m@host", room=Room(timeout_s=0.02))
+    embedder = EndpointEmbedder(post, model="m", name="m@host", room=Room(timeout_s=5.0))
     yield embedder
     await embedder.aclose()
     assert post.closed
@@ -106,10 +106,12 @@ async def test_a_vector_of_another_length_than_before_is_a_miss(post: Post, embe
     assert embedder.dimensions == 3
 
 
-async def test_an_endpoint_that_takes_too_long_is_a_miss(post: Post, embedder: EndpointEmbedder) -> None:
+async def test_an_endpoint_that_takes_too_long_is_a_miss(post: Post) -> None:
+    embedder = EndpointEmbedder(post, model="m", name="m@host", room=Room(timeout_s=0.02))
     post.hangs = True
     assert await reason(embedder) == "timeout"
     assert await reason(embedder, urgent=False) == "timeout"
+    await embedder.aclose()
 
 
 async def test_an_endpoint_that_fails_three_times_is_left_alone_and_asked_again_later(
