@@ -35,6 +35,10 @@ class Ledger(Protocol):
         """The limits that the call meets. Takes no time worth speaking of."""
         ...
 
+    def reserve_now(self, plan: Plan, cost: Cost, record: Record) -> Charge | None:
+        """As `reserve`, if nothing has to be waited for; else None."""
+        ...
+
     async def reserve(self, plan: Plan, cost: Cost, record: Record) -> Charge:
         """Reserve everything the call may use, or nothing.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from dataclasses import dataclass
 
 from cache.store import CachedAnswer, ResponseCache, exact_key
@@ -53,6 +54,8 @@ class Pipeline:
     async def serve(self, operation: Operation, request: Request, sink: Sink, record: Record, span: Span) -> None:
         """Answer one model call. What was reserved for it is free when this returns, raises or is cancelled.
 
+        From where it is admitted on, every answer to it says what its caller may still use.
+
         Raises:
             ApiError: there is no answer, and nothing but comments was sent.
         """
@@ -72,7 +75,13 @@ class Pipeline:
             raise not_allowed(deployment, clearance)
         plan = self.ledger.plan(caller, deployment.name)
         call = cap_answer(call, plan.answer)
-        admitted = NO_CHARGE if plan.is_free else await self._admit(plan, deployment, call, request, sink, record)
+        admitted: Charge = NO_CHARGE
+        if not plan.is_free:
+            told = self._cost(plan, deployment, call, request)
+            cost = told if isinstance(told, Cost) else await told
+            check_prompt(cost, plan.prompt)
+            admitted = self.ledger.reserve_now(plan, cost, record) or await self.ledger.reserve(plan, cost, record)
+            sink.extra_lines += admitted.header_lines
         with admitted as charge, self.telemetry.in_flight(deployment.name):
             if self.content is not None:
                 sink = self._tap(self.content, caller, call, clearance, sink, record)
@@ -86,23 +95,11 @@ class Pipeline:
             charge.settle()
         self._remember(caller, call, clearance, recorder, record)
 
-    async def _admit(
-        self, plan: Plan, deployment: Deployment, call: Call, request: Request, sink: Sink, record: Record
-    ) -> Charge:
-        """Reserve what the call may use. From now on every answer to it says what its caller may still use.
-
-        Raises:
-            InvalidRequest: the prompt is too long.
-            RateLimited, LimitsUnavailable: see `Ledger.reserve`.
-        """
-        cost = NOTHING
+    def _cost(self, plan: Plan, deployment: Deployment, call: Call, request: Request) -> Cost | Awaitable[Cost]:
+        """What the call may use, as far as a limit asks for it."""
         if plan.counts_tokens or plan.prompt is not None:
-            told = self.estimator.cost(deployment, call, request.headers)
-            cost = told if isinstance(told, Cost) else await told
-            check_prompt(cost, plan.prompt)
-        charge = await self.ledger.reserve(plan, cost, record)
-        sink.extra_lines += charge.header_lines
-        return charge
+            return self.estimator.cost(deployment, call, request.headers)
+        return NOTHING
 
     def _tap(
         self, log: ContentLog, caller: Caller, call: Call, clearance: Clearance, sink: Sink, record: Record

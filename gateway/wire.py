@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -56,6 +56,50 @@ _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
+class PlainMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    role: str
+    content: str
+
+
+_Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**12)] | None
+_Any = msgspec.Raw | None
+
+
+class PlainChat(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A chat of nothing but texts, with no field that OpenAI does not have: most are. One look tells all of it."""
+
+    messages: list[PlainMessage]
+    model: str
+    max_tokens: _Tokens = None
+    max_completion_tokens: _Tokens = None
+    n: Annotated[int, msgspec.Meta(ge=1, le=999)] | None = None
+    tools: _Any = None
+    frequency_penalty: _Any = None
+    logit_bias: _Any = None
+    logprobs: _Any = None
+    metadata: _Any = None
+    parallel_tool_calls: _Any = None
+    presence_penalty: _Any = None
+    prompt_cache_key: _Any = None
+    reasoning_effort: _Any = None
+    response_format: _Any = None
+    safety_identifier: _Any = None
+    seed: _Any = None
+    service_tier: _Any = None
+    stop: _Any = None
+    store: _Any = None
+    stream: _Any = None
+    stream_options: _Any = None
+    temperature: _Any = None
+    tool_choice: _Any = None
+    top_logprobs: _Any = None
+    top_p: _Any = None
+    user: _Any = None
+
+
+_decode_plain = msgspec.json.Decoder(PlainChat).decode
+
+
 class Call(msgspec.Struct):
     """What a caller asks.
 
@@ -76,6 +120,8 @@ class Call(msgspec.Struct):
     output_cap: int | None = None
     reading: Reading | None = None
     _fields: dict[str, msgspec.Raw] | None = None
+    _plain: PlainChat | Literal[False] | None = None
+    """False: it is not one. None: nobody has asked."""
 
     @property
     def fields(self) -> Mapping[str, msgspec.Raw]:
@@ -88,6 +134,18 @@ class Call(msgspec.Struct):
         if fields is None:
             fields = self._fields = _decode_fields(self.body)
         return fields
+
+    @property
+    def plain(self) -> PlainChat | None:
+        """None: there is more to it. Decoded once."""
+        plain = self._plain
+        if plain is None:
+            try:
+                plain = _decode_plain(self.body) if self.operation is Operation.CHAT else False
+            except _MALFORMED:
+                plain = False
+            self._plain = plain
+        return plain or None
 
     @property
     def adds_usage(self) -> bool:

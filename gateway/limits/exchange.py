@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 
 TICK_S: Final = 0.02
 """Between two looks at what lies unspent. Corrections wait for one at most."""
+ENOUGH: Final = 0.75
+"""Of what a busy meter ought to have at hand; less is filled up whenever the store is asked for something else."""
 BELIEF_S: Final = 0.05
 """How long it is believed that nothing is left."""
 BEAT_S: Final = 1.0
@@ -150,10 +152,13 @@ class Exchange:
             self._lacking[stock.meter.key] = stock
             self._kick.set()
 
-    async def lease(self, needs: Sequence[tuple[Stock, int]]) -> bool:
-        """Wait until the store has been asked for what is needed; False: it did not answer in time."""
+    async def lease(self, needs: Sequence[tuple[Stock, int]], times: int = 1) -> bool:
+        """Wait until the store has been asked for what is needed; False: it did not answer in time.
+
+        times: so many times as much is asked for, and taken if there is less.
+        """
         for stock, need in needs:
-            stock.wanted += need
+            stock.wanted += need * times
             stock.least = min(stock.least or need, need)
             self._lacking[stock.meter.key] = stock
             if not stock.awake:
@@ -171,7 +176,7 @@ class Exchange:
         finally:
             if number == self._number:  # nobody has asked for it yet, and it is needed no more or asked for anew
                 for stock, need in needs:
-                    stock.wanted -= need
+                    stock.wanted -= need * times
             if waiter.cancelled():
                 self._waiters = [other for other in self._waiters if other is not waiter]
         return not self.lost
@@ -337,6 +342,9 @@ class Exchange:
         self._number += 1
         lacking, self._lacking = self._lacking, {}
         found: list[tuple[Stock, Want]] = []
+        for stock in self._awake:  # one question for all that will be asked for soon
+            if stock.free < stock.target * ENOUGH and stock.meter.key not in lacking:
+                lacking[stock.meter.key] = stock
         for stock in lacking.values():
             most = stock.wanted + stock.target - stock.free
             if most > 0:

@@ -118,17 +118,24 @@ class LimitLedger:
             RateLimited: it would go over a limit.
             LimitsUnavailable: nobody can count, and the organisation wants nothing admitted then.
         """
-        if not plan.lines:
-            return NO_CHARGE
-        tokens = cost.prompt_tokens + cost.output_tokens
-        needs = (1, tokens or 1, cost.nano_usd or 1, 1)  # nothing drawn could not be settled to something
+        charge = self.reserve_now(plan, cost, record)
+        if charge is not None:
+            return charge
+        needs = _needs(cost)
         if self.shared.lost:
             return await self._without_store(plan, needs, record)
-        stocks: list[Stock] = []
-        enough = self._look(self.shared, plan.lines, needs, stocks)
-        if enough:
-            return self._spend(self.shared, plan, plan.lines, stocks, needs, record)
         return await self._in_time(self.shared, plan, plan.lines, needs, record)
+
+    def reserve_now(self, plan: Plan, cost: Cost, record: Record) -> AnyCharge | None:
+        if not plan.lines:
+            return NO_CHARGE
+        if self.shared.lost:
+            return None
+        stocks: list[Stock] = []
+        needs = _needs(cost)
+        if not self._look(self.shared, plan.lines, needs, stocks):
+            return None
+        return self._spend(self.shared, plan, plan.lines, stocks, needs, record)
 
     def settle(self, plan: Plan, exchange: Exchange | None, draws: list[Draw], record: Record) -> None:
         """Of one charge; called by it, once."""
@@ -209,7 +216,9 @@ class LimitLedger:
                 await self._clock.sleep(ASK_AGAIN_S)
             asked += 1
             wants = [(stock, needs[line.unit]) for line, stock in zip(lines, stocks, strict=True)]
-            if not await exchange.lease([(s, need) for s, need in wants if s.free < need]) and exchange is self.shared:
+            lacking = [(stock, need) for stock, need in wants if stock.free < need]
+            # Others may spend what this call has waited for: each time it has more leased, so that some is left for it.
+            if not await exchange.lease(lacking, asked) and exchange is self.shared:
                 return await self._without_store(plan, needs, record)
 
     def _refusal(
@@ -268,6 +277,11 @@ class LimitLedger:
 
     def _part(self, meter: Meter) -> Meter:
         return Meter(meter.key, max(1, meter.limit // max(1, self._workers())), meter.span)
+
+
+def _needs(cost: Cost) -> Needs:
+    """Of each unit at least one: nothing drawn could not be settled to something."""
+    return 1, cost.prompt_tokens + cost.output_tokens or 1, cost.nano_usd or 1, 1
 
 
 def _settle_draw(exchange: Exchange, draw: Draw, used: int, now_s: float) -> None:

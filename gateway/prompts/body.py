@@ -11,6 +11,7 @@ from xxhash import xxh3_64_digest
 
 from engines.base import Operation
 from gateway.prompts.conversation import TEXT_KEYS
+from gateway.wire import PlainChat
 
 MEDIA_TOKENS = 600
 """What an image, a sound or a film counts as: the order of magnitude of an image in most vision models."""
@@ -49,19 +50,6 @@ class _Chat(_Common):
 _Text = str | list[str | int | list[int]] | None
 
 
-class _PlainMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    role: str
-    content: str
-
-
-class _PlainChat(msgspec.Struct, gc=False):
-    messages: list[_PlainMessage]
-    max_tokens: msgspec.Raw = _EMPTY
-    max_completion_tokens: msgspec.Raw = _EMPTY
-    tools: msgspec.Raw = _EMPTY
-    documents: msgspec.Raw = _EMPTY
-
-
 class _Completion(_Common):
     prompt: _Text = None
 
@@ -94,22 +82,6 @@ class Prompt(msgspec.Struct, frozen=True):
     max_output_tokens: int | None = None
 
 
-def measure(operation: Operation, body: bytes) -> Prompt | None:
-    """A chat that is nothing but texts, without its data, in a third of the time; None: there is more to it."""
-    if operation is not Operation.CHAT:
-        return None
-    try:
-        chat = _decode_plain(body)
-    except (ValueError, RecursionError):
-        return None
-    size = len(bytes(chat.tools)) + len(bytes(chat.documents)) + 2 * len(_END)
-    for message in chat.messages:
-        text = message.content
-        size += len(message.role) + 2 * len(_END) + (len(text) if text.isascii() else len(text.encode()))
-    limit = _count(chat.max_completion_tokens) or _count(chat.max_tokens)
-    return Prompt(text_bytes=size, max_output_tokens=limit)
-
-
 def read_prompt(operation: Operation, body: bytes, headers: Mapping[bytes, bytes]) -> Prompt | None:
     """The prompt in a body; None: it holds none that can be read.
 
@@ -122,6 +94,17 @@ def read_prompt(operation: Operation, body: bytes, headers: Mapping[bytes, bytes
         return reader(body, headers)
     except (ValueError, TypeError, OverflowError, RecursionError):  # msgspec's and Unicode's are ValueErrors
         return None
+
+
+def plain_text_bytes(chat: PlainChat) -> int:
+    """`Prompt.text_bytes` of it."""
+    size = 2 * len(_END)
+    if chat.tools is not None:
+        size += len(bytes(chat.tools))
+    for message in chat.messages:
+        text = message.content
+        size += len(message.role) + 2 * len(_END) + (len(text) if text.isascii() else len(text.encode()))
+    return size
 
 
 def _chat(body: bytes, headers: Mapping[bytes, bytes]) -> Prompt:
@@ -249,7 +232,6 @@ def id_bytes(ids: list[int]) -> bytes:
 
 
 _decode_chat = msgspec.json.Decoder(_Chat).decode
-_decode_plain = msgspec.json.Decoder(_PlainChat).decode
 _decode_completion = msgspec.json.Decoder(_Completion).decode
 _decode_embedding = msgspec.json.Decoder(_Embedding).decode
 _decode_text = msgspec.json.Decoder(str).decode

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from gateway.prompts.body import MEDIA_TOKENS, Prompt, measure, read_prompt
+from gateway.prompts.body import MEDIA_TOKENS, Prompt, plain_text_bytes, read_prompt
 from gateway.prompts.facts import PromptFacts
 from gateway.prompts.keys import TOKEN_BYTES, KeyMemo, first_seed
 from gateway.prompts.lengths import Lengths
@@ -104,9 +104,10 @@ class PromptReader:
         if known is not None and known.by is self:
             return known.facts
         if self._tokenizer is None and len(call.body) <= INLINE_BYTES:
-            prompt = measure(call.operation, call.body)
-            if prompt is not None:
-                size, limit = prompt.text_bytes, prompt.max_output_tokens
+            chat = call.plain
+            if chat is not None:
+                size = plain_text_bytes(chat)
+                limit = chat.max_completion_tokens or chat.max_tokens
                 facts = PromptFacts(self._lengths.prompt_tokens(size), text_bytes=size, max_output_tokens=limit)
                 call.reading = Reading(self, (), facts)
                 return facts

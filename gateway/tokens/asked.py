@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
 
 from engines.base import Operation
-from gateway.wire import Call
+from gateway.wire import Call, PlainChat
 
 MOST = 10**13
 """A larger number is taken for this one: no limit is as large, and every store can count it."""
@@ -20,10 +19,6 @@ NAMES = frozenset(
 """And what else engines take for it, in lower case: some read keys in any case."""
 _OF_SEVERAL = frozenset({"n", "best_of"})
 _COUNTED = NAMES | _OF_SEVERAL
-_SAYING_NOTHING = frozenset(
-    {"messages", "model", "prompt", "stream", "stream_options", "temperature", "tool_choice", "tools", "top_p", "user"}
-)
-"""Names of most bodies, none of which need be looked at."""
 _ANSWERED = (Operation.CHAT, Operation.COMPLETIONS)
 
 _decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -52,6 +47,9 @@ NO_ANSWERS = Asked(tokens=0, answers=0)
 
 def asked(call: Call) -> Asked:
     """What the call's body says. One that cannot be read says nothing: it is the engine's to refuse."""
+    chat = call.plain
+    if chat is not None:
+        return _of_plain(chat)
     if call.operation not in _ANSWERED:
         return NO_ANSWERS
     try:
@@ -62,16 +60,18 @@ def asked(call: Call) -> Asked:
     field = odd = ""
     standard = False
     choices = 1
-    for name in _told(fields):
-        written = bytes(fields[name])
+    for name, raw in fields.items():
+        known = name.casefold()  # as Go has it: the Kelvin sign is a k, and a long s an s
+        if known not in _COUNTED:
+            continue
+        written = bytes(raw)
         if written == b"null":
             continue
-        several = name.casefold() in _OF_SEVERAL
         if not written.isdigit():
-            odd = odd if several else name
+            odd = odd if known in _OF_SEVERAL else name
             continue
         number = min(int(written), MOST) if len(written) < 15 else MOST
-        if several:
+        if known in _OF_SEVERAL:
             choices = max(choices, number)
             continue
         standard = standard or name in STANDARD
@@ -81,13 +81,14 @@ def asked(call: Call) -> Asked:
     return Asked(tokens, field, standard, choices * prompts, odd)
 
 
-def _told(fields: Mapping[str, msgspec.Raw]) -> list[str]:
-    """Names of those that say something of it, however they are written."""
-    names = fields.keys()
-    if names <= _SAYING_NOTHING:
-        return []
-    # By Unicode's rules, as Go has it: the Kelvin sign is a k, and a long s an s.
-    return [name for name in names if name not in _SAYING_NOTHING and name.casefold() in _COUNTED]
+def _of_plain(chat: PlainChat) -> Asked:
+    tokens, field = chat.max_tokens, STANDARD[1]
+    other = chat.max_completion_tokens
+    if other is not None and (tokens is None or other > tokens):
+        tokens, field = other, STANDARD[0]
+    if tokens is None:
+        return NOTHING_ASKED if chat.n is None else Asked(answers=chat.n)
+    return Asked(tokens, field, True, chat.n or 1)
 
 
 def _prompts(prompt: msgspec.Raw | None) -> int:

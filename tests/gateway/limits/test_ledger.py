@@ -132,6 +132,25 @@ def test_a05_at_the_limit_never_more_is_admitted_and_hardly_less(limit: int, cou
     played(test)
 
 
+def test_a20_no_call_is_refused_while_there_is_room_though_others_spend_what_it_waits_for() -> None:
+    """Eight that ask again at once, none of which finds the units that it has waited for, but by luck."""
+
+    async def test() -> None:
+        limits = {"requests_per_minute": 10**7, "tokens_per_minute": 10**9, "tokens_per_day": 10**11}
+        shared = Shared(**acme(**limits, parallel=100_000))
+
+        async def client() -> None:
+            for _ in range(400):
+                with await reserve(shared.one, tokens=78, record=record_of(10, 5)):
+                    await asyncio.sleep(0)
+
+        await asyncio.gather(*(client() for _ in range(8)))
+        assert not shared.one.refused
+        await shared.at_rest()
+
+    played(test)
+
+
 def test_a_busy_meter_is_fetched_ahead_so_that_no_call_waits() -> None:
     async def test() -> None:
         shared = Shared(**acme(requests_per_minute=600_000))
