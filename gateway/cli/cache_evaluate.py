@@ -67,13 +67,16 @@ def evaluate(
         wrong("give either --stream FILE or --pairs FILE")
     if plot is not None and (stream is None or plot.suffix != ".svg"):
         wrong(f"--plot {plot}: goes with --stream, and into a file whose name ends in .svg")
+    named = [name.strip() for name in columns.split(",") if name.strip()]
+    if named and len(named) not in (3, 4):
+        wrong(f"--columns {columns}: names two texts and a label, and may name a kind")
     asked = _Asked(tuple(dict.fromkeys(max_wrong_hit_rate)), confidence, audit_share, judge_error, seeds)
     how = _How(embedder.value, vectors, plot, as_json)
     try:
         if stream is not None:
             _stream(read_stream(stream, text_column, label_column, limit), asked, how)
         elif pairs is not None:
-            _pairs(pairs.name, read_pairs(pairs, [name for name in columns.split(",") if name], limit), how)
+            _pairs(pairs.name, read_pairs(pairs, named, limit), how)
     except BadData as error:
         wrong(str(error))
     except ModuleNotFoundError as error:
