@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 import time
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import typer
 from pydantic import ValidationError
 
-from gateway.cli.health import loopback_tls
 from gateway.cli.output import say
+from gateway.cli.running import Unanswered, ask_running, without_login
 from gateway.pool_report import PoolList, PoolReport, ReplicaReport
 
 if TYPE_CHECKING:
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
 
 PATH = "/admin/pools"
 _PIPE_WIDTH = 200
-_SHOWN_CHARS = 200
 _COLOURS = {
     "up": "green",
     "warming": "yellow",
@@ -32,10 +28,6 @@ _COLOURS = {
     "asleep": "blue",
     "draining": "cyan",
 }
-
-
-class Unanswered(Exception):
-    """The gateway cannot be asked; the message says why."""
 
 
 def pools(
@@ -71,36 +63,11 @@ def ask(url: str, key: str, timeout_s: float) -> PoolList:
     Raises:
         Unanswered: it cannot be reached, or refuses.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise typer.BadParameter(f"{url!r} is not of the form http://HOST:PORT")
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{PATH}"
-    headers = {"user-agent": "headrace-pools", "connection": "close"}
-    if key:
-        headers["authorization"] = f"Bearer {key}"
-    connection: HTTPConnection
-    if parts.scheme == "https":
-        connection = HTTPSConnection(
-            parts.hostname, parts.port, timeout=timeout_s, context=loopback_tls(parts.hostname)
-        )
-    else:
-        connection = HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
-    try:
-        connection.request("GET", f"{parts.path.rstrip('/')}{PATH}", headers=headers)
-        response = connection.getresponse()
-        body = response.read()
-    except TimeoutError:
-        raise Unanswered(f"{shown}: no answer within {timeout_s:g} s; --timeout changes that") from None
-    except (OSError, HTTPException) as error:
-        raise Unanswered(f"{shown}: {getattr(error, 'strerror', None) or str(error) or type(error).__name__}") from None
-    finally:
-        connection.close()
-    if response.status != 200:
-        raise Unanswered(f"{shown}: {response.status} {_reason(body)}")
+    body = ask_running(url, key, timeout_s, PATH, agent="headrace-pools")
     try:
         return PoolList.model_validate_json(body)
     except ValidationError:
-        raise Unanswered(f"{shown}: what answers there is no Headrace of this version") from None
+        raise Unanswered(f"{without_login(url)}{PATH}: what answers there is no Headrace of this version") from None
 
 
 def table(found: PoolList) -> Table:
@@ -156,9 +123,3 @@ def _console() -> Console:
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=_PIPE_WIDTH)
-
-
-def _reason(body: bytes) -> str:
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        return str(json.loads(body)["error"]["message"])
-    return " ".join(body.decode("utf-8", "replace").split())[:_SHOWN_CHARS]

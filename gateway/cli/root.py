@@ -26,6 +26,7 @@ _ORDER = (
     "service-accounts",
     "audit",
     "pools",
+    "cache",
     "prices",
     "usage",
     "explain",
@@ -73,6 +74,7 @@ _LATER = (
     ("models", "Fetch models for the embedded engine, and see which there are.", "gateway.cli.models", "app"),
     ("simulate", "Play a trace against simulated engines.", "gateway.cli.simulate", "simulate"),
     ("pools", "Show pools and their replicas, once or live.", "gateway.cli.pools", "pools"),
+    ("cache", "See, purge and evaluate the response cache.", "gateway.cli.cache", "app"),
     ("engines", "Find out what an engine is and can do.", "gateway.cli.engines", "app"),
     ("fake-engine", "Run an engine for tests: no model, every fault.", "gateway.cli.fake_engine", "fake_engine"),
 )
