@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -43,6 +45,11 @@ _TRUNCATED: Final = frozenset({"length", "max_tokens", "model_length", "max_outp
 _FILTERED: Final = frozenset({"content_filter", "safety", "recitation", "guardrail_intervened"})
 _BOM: Final = b"\xef\xbb\xbf"
 _LINE_END: Final = re.compile(rb"\r\n?")
+_GROWS: Final = re.compile(
+    rb'"delta":\{"(?P<field>content|reasoning_content|reasoning|refusal)":\x04\}|"(?P<text>text)":\x04'
+    rb'|"delta":\{(?:"content":null,)?"tool_calls":\[\{"index":(?P<call>\d{1,4}),"function":\{"arguments":\x04\}\}\]\}'
+)
+"""Of most events: what of the message gets longer, and that nothing else does."""
 _ENTRY_BYTES: Final = 500
 """What the objects of an answer take besides their bytes."""
 _SHAPE_BYTES: Final = 41
@@ -107,13 +114,34 @@ def assemble(
 def message_of(answer: Answer) -> Message:
     """What it says."""
     message = Message()
-    for fields in choices_of(answer):
-        said = fields.get("message") or fields.get("delta")
-        if said is not None and bytes(said) != NULL:
-            message.take(decode_fields(said))
-        elif "text" in fields:
-            message.take({"text": fields["text"]})
+    if not answer.streamed:
+        for choice in _choices(NOTHING.fill(answer.shapes[0])):
+            _add(message, choice, "message")
+        return message
+    filled = [NOTHING.fill(shape) for shape in answer.shapes]
+    grows = [_GROWS.search(shape) for shape in filled]
+    for number, steps in groupby(answer.steps.split(b"\n"), itemgetter(0)):
+        growing = grows[number - STEP_BASE]
+        if growing is not None:
+            said = "".join([decode_text(step[1:]) for step in steps])
+            message.grow(growing["text"] or growing["field"], growing["call"], said)
+            continue
+        for step in steps:
+            for choice in _choices(filled[number - STEP_BASE].replace(PIECE, step[1:])):
+                _add(message, choice, "delta")
     return message
+
+
+def _choices(body: bytes) -> list[Fields]:
+    return decode_list(decode_fields(body)["choices"])
+
+
+def _add(message: Message, choice: Fields, key: str) -> None:
+    said = choice.get(key)
+    if said is not None and bytes(said) != NULL:
+        message.take(decode_fields(said))
+    elif "text" in choice:
+        message.take({"text": choice["text"]})
 
 
 def text_of(answer: Answer) -> str:
@@ -121,20 +149,10 @@ def text_of(answer: Answer) -> str:
     return message_of(answer).text()
 
 
-def bodies_of(answer: Answer) -> Iterator[bytes]:
-    """Its JSON bodies, one by one, with nothing but their own in them."""
-    filled = [NOTHING.fill(shape) for shape in answer.shapes]
-    if not answer.streamed:
-        yield from filled
-        return
-    for step in answer.steps.split(b"\n"):
-        yield filled[step[0] - STEP_BASE].replace(PIECE, step[1:])
-
-
-def choices_of(answer: Answer) -> Iterator[Fields]:
-    """Of each body that has one, its choice."""
-    for body in bodies_of(answer):
-        yield from decode_list(decode_fields(body)["choices"])
+def bodies_of(answer: Answer) -> Iterator[Fields]:
+    """Its JSON bodies without what they say, each kind once."""
+    for shape in answer.shapes:
+        yield decode_fields(NOTHING.fill(shape).replace(PIECE, b'""'))
 
 
 @dataclass(slots=True)

@@ -97,6 +97,13 @@ class Message:
             else:
                 self.fields[name] = value
 
+    def grow(self, name: bytes | None, call: bytes | None, said: str) -> None:
+        """Add to the text of that name, or to the arguments of the call with that index."""
+        if name is not None:
+            self.texts[name.decode()] = self.texts.get(name.decode(), "") + said
+        elif call is not None:
+            self.calls.setdefault(int(call), ToolCall()).function.arguments += said
+
     def _call(self, call: Fields, place: int) -> None:
         index = msgspec.json.decode(call["index"], type=int) if "index" in call else place
         self.calls.setdefault(index, ToolCall()).take(call)

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from cache.answer import STEP_BASE, Answer, bodies_of, choices_of, message_of
+from cache.answer import STEP_BASE, Answer, bodies_of, message_of
 from cache.message import Message, cut
-from cache.shapes import CREATED, ID, MODEL, NULL, PIECE, USAGE, Filling, decode_fields, encode, to_object
+from cache.shapes import CREATED, ID, MODEL, NULL, PIECE, USAGE, Filling, decode_list, encode, to_object
 
 DONE: Final = b"data: [DONE]\n\n"
 _WHOLE: Final = {"chat": b'"chat.completion"', "completions": b'"text_completion"'}
@@ -42,7 +42,7 @@ def as_events(
         events = _told_again(answer, filling)
         tells = any(USAGE in shape for shape in answer.shapes)
     else:
-        events = [_event(filling.fill(chunk)) for chunk in _made_up(answer)]
+        events = _made_up(answer, filling)
         tells = False
     if include_usage and not tells:
         events.append(usage_event(answer, new_id, created, model=model))
@@ -87,16 +87,17 @@ def _whole_shape(answer: Answer) -> bytes:
     return to_object([("id", ID), top[0], ("created", CREATED), ("model", MODEL), *top[1:], *_beside(answer)])
 
 
-def _made_up(answer: Answer) -> Iterator[bytes]:
-    """The shapes of the events of an answer that came whole, with nothing left to fill but what is one answer's own."""
+def _made_up(answer: Answer, filling: Filling) -> list[bytes]:
+    """Of an answer that came whole."""
     message = message_of(answer)
     deltas = message.deltas() if answer.operation == "chat" else _texts(message)
     key = "delta" if answer.operation == "chat" else "text"
     blank = b"{}" if answer.operation == "chat" else b'""'
-    for delta in deltas:
-        yield _chunk(answer, _choice(key, delta, NULL, []), [])
-    reason = encode(answer.finish_reason)
-    yield _chunk(answer, _choice(key, blank, reason, _ending(answer)), _beside(answer))
+    usual = _event(filling.fill(_chunk(answer, _choice(key, PIECE, NULL, []), [])))
+    head, _, tail = usual.partition(PIECE)
+    events = [b"%b%b%b" % (head, delta, tail) for delta in deltas]
+    last = _chunk(answer, _choice(key, blank, encode(answer.finish_reason), _ending(answer)), _beside(answer))
+    return [*events, _event(filling.fill(last))]
 
 
 def _texts(message: Message) -> Iterator[bytes]:
@@ -116,7 +117,7 @@ def _chunk(answer: Answer, choice: bytes, more: _Parts) -> bytes:
 def _ending(answer: Answer) -> _Parts:
     """What an engine says of its choice besides the usual, such as at which word it stopped."""
     found: dict[str, bytes] = {}
-    for choice in choices_of(answer):
+    for choice in [choice for body in bodies_of(answer) for choice in decode_list(body["choices"])]:
         found |= {name: bytes(raw) for name, raw in choice.items() if name not in _OF_CHOICE and bytes(raw) != NULL}
     return list(found.items())
 
@@ -125,6 +126,5 @@ def _beside(answer: Answer) -> _Parts:
     """What it says of the answer besides the usual, such as its fingerprint."""
     found: dict[str, bytes] = {}
     for body in bodies_of(answer):
-        fields = decode_fields(body).items()
-        found |= {name: bytes(raw) for name, raw in fields if name not in _OWN and bytes(raw) != NULL}
+        found |= {name: bytes(raw) for name, raw in body.items() if name not in _OWN and bytes(raw) != NULL}
     return list(found.items())

@@ -27,7 +27,8 @@ Fields = dict[str, msgspec.Raw]
 _HOLES: Final = {"id": ID, "created": CREATED, "model": MODEL, "usage": USAGE}
 _DROPPED: Final = frozenset({"timings", "obfuscation"})
 """What speaks of the engine's work rather than of the answer, and padding."""
-_STRING: Final = re.compile(rb'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"')
+_PLAIN: Final = rb'[^"\\\x00-\x1f]*'
+_STRING: Final = re.compile(rb'"%b(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})%b)*"' % (_PLAIN, _PLAIN))
 
 decode_fields = msgspec.json.Decoder(Fields).decode
 decode_list = msgspec.json.Decoder(list[Fields]).decode
