@@ -1,7 +1,8 @@
-"""Bets against what must not be: upper limits that hold for few observations, and looked at at any time. Proofs: ADR 13.
+"""Bets against what must not be: limits that hold for few observations, and looked at at any time. Proofs: ADR 13.
 
-A wealth that starts at 1, is never negative and does not grow on average exceeds 1 / x with a probability of at most x,
-at any time (Ville 1939). So a bet that is fair, or worse, while something is true says how sure it is that it is not."""
+A wealth that starts at 1, is never negative and does not grow on average exceeds 1 / x with a probability of x at most,
+at any time (Ville 1939). So a bet that is fair, or worse, while something is true says how sure it is that it is not.
+"""
 
 from __future__ import annotations
 

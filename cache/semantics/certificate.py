@@ -55,6 +55,7 @@ class Certificate:
         self.judge_error = judge_error
         self._state = _fresh()
         self._ledger = Ledger(max_wrong, confidence, audit_share)
+        self._state.ledger = self._ledger.state
         self._next_refit = 0
 
     def cut(self) -> float:
@@ -70,8 +71,8 @@ class Certificate:
 
     @property
     def alarmed(self) -> bool:
-        """Whether it was certified and is not any more."""
-        return self._state.alarmed
+        """Whether it was certified and is not any more, or has served as many wrong ones as it may."""
+        return self._state.alarmed or (self._state.cut >= 0 and self._ledger.exhausted)
 
     def wanted(self, score: float) -> float:
         """With which probability a label is wanted for a look at this score: constant within a bin."""
@@ -99,12 +100,25 @@ class Certificate:
             self._next_refit = self._state.labels + max(8, self._state.labels // 100)
             self._refit()
 
+    def snapshot(self) -> CertificateState:
+        """The live state: to be encoded at once."""
+        return self._state
+
+    def restore(self, state: CertificateState) -> bool:
+        """Whether it was a state of these bins; else nothing changes. Audits that were under way count as lost."""
+        if len(state.traffic) != TOP + 1 or len(state.logs) != len(LEVELS) * len(STAKES):
+            return False
+        self._state = state
+        self._ledger.restore(state.ledger)
+        self._next_refit = 0
+        return True
+
     def _certified(self, at: int) -> bool:
         return at <= self._state.cut
 
     def _count(self, at: int, wrong: bool, chance: float) -> None:
         state = self._state
-        weight = self._least_chance() / chance
+        weight = min(1.0, self._least_chance() / chance)
         for column, log in zip(state.logs, winnings(self._max_wrong, weight, wrong), strict=True):
             column[at] += log
         state.traffic[at] += 1 / chance
@@ -118,33 +132,42 @@ class Certificate:
         return self._ledger.chance if self._state.cut >= 0 else 1.0
 
     def _refit(self) -> None:
-        """Fallback procedure: cuts are tested one below the other. What is risked at a start is lost at the first test
-        that is not passed below it, and goes on to the next if it is."""
         state = self._state
         self._add_starts()
-        before, state.cut, state.bound = state.cut, -1, 1.0
-        risk, safe_at = 0.0, 1.0
+        safe = self._safe_cuts()
+        if not safe:
+            state.alarmed = state.alarmed or state.cut >= 0
+            state.cut, state.bound = -1, 1.0
+            return
+        level = self._ledger.thrift
+        while level < len(LEVELS) - 1 and not (thrifty := self._of_level(level, safe)):
+            level += 1
+        state.cut, risk = (thrifty if level < len(LEVELS) - 1 else safe)[-1]
+        state.alarmed = False
+        levels = range(len(LEVELS) - 1)
+        lowest = next((level for level in levels if self._of_level(level, [(state.cut, risk)])), len(LEVELS) - 1)
+        state.bound = LEVELS[lowest] * self._max_wrong
+
+    def _safe_cuts(self) -> list[tuple[int, float]]:
+        """Cuts that pass now, and what each risks. Fallback procedure: they are tested one below the other; what is
+        risked at a start goes on from each to the next below it, and is lost at the first that was never passed."""
+        state, risk, safe = self._state, 0.0, []
         main = [accumulate(column) for column in state.logs[-len(STAKES) :]]
         for at, logs in enumerate(zip(*main, strict=True)):
             risk += state.starts.get(at, 0.0)
             if not risk:
                 continue
-            passes = log_wealth(logs) >= -math.log(risk)
-            state.passed[at] |= passes
-            if passes:
-                state.cut, safe_at = at, risk
+            if log_wealth(logs) >= -math.log(risk):
+                state.passed[at] = True
+                safe.append((at, risk))
             risk = risk if state.passed[at] else 0.0
-        if state.cut >= 0:
-            state.bound, state.alarmed = self._level(state.cut, safe_at) * self._max_wrong, False
-        state.alarmed = state.alarmed or (before >= 0 > state.cut)
+        return safe
 
-    def _level(self, cut: int, risk: float) -> float:
-        """The lowest of the levels that the rate above the cut is below."""
-        sums = [sum(column[: cut + 1]) for column in self._state.logs]
-        for order, level in enumerate(LEVELS):
-            if log_wealth(sums[order * len(STAKES) : (order + 1) * len(STAKES)]) >= -math.log(risk):
-                return level
-        return 1.0
+    def _of_level(self, level: int, cuts: list[tuple[int, float]]) -> list[tuple[int, float]]:
+        """Those above which the rate is below that level."""
+        columns = self._state.logs[level * len(STAKES) : (level + 1) * len(STAKES)]
+        sums = [list(accumulate(column)) for column in columns]
+        return [(at, risk) for at, risk in cuts if log_wealth([column[at] for column in sums]) >= -math.log(risk)]
 
     def _add_starts(self) -> None:
         """Where tests begin: at quantiles of the scores, drawn anew when there are four times as many labels."""

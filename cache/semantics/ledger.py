@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import math
+
 import msgspec
 
 from cache.semantics.bounds import Unaudited, unseen_wrong
 
-
-FREE = 3
-"""Wrong hits that are no breach however few the hits are."""
+FREE, FADED = 3, 30
+"""Wrong hits beyond their share: at first, and the share in hits at which there are none any more."""
+THRIFT = (0.85, 0.75, 0.6)
+"""Shares of what may be wrong that are used up, from which on a quarter, a half, three quarters of the rate is dared."""
 ROOMY, TIGHT = 0.75, 0.85
 """Shares of what may be wrong: up to which fewer hits are audited, and from which on more are."""
 
+PENANCE = 20_000
+"""Right looks that pay for one more wrong hit, the first time; twice as many each time after."""
+LATELY = 64
+"""Audits over which losses are averaged."""
+
 
 class LedgerState(msgspec.Struct):
-    """`hits`: served. `found`: audited wrong, of hits that were sure to be audited and of the others. `unaudited`: by
-    chance. `forgiven`: wrong hits that were paid for by right looks. `paid`: right looks towards the next one."""
+    """`hits`: served. `found_...`: audited wrong, of hits that were sure to be audited and of the others. `unaudited`:
+    by chance. `pending`: audits under way. `kept`: share of the audits that came, of late.
+    `likely`: wrong hits, as the audits tell. `forgiven`: wrong hits that
+    were paid for by right looks. `paid`: right looks towards the next one."""
 
     hits: float = 0.0
     found_surely: int = 0
     found_by_chance: int = 0
     unaudited: dict[float, float] = {}
+    pending: int = 0
+    kept: float = 1.0
+    likely: float = 0.0
     forgiven: int = 0
     paid: float = 0.0
 
@@ -29,54 +41,63 @@ class LedgerState(msgspec.Struct):
 class Ledger:
     """Serves only what it can afford to be wrong.
 
-    The promise, with probability `confidence`, at all times together, whoever chooses the questions: of `h` hits at
-    most `max_wrong x max(h, 3 / max_wrong)` are wrong, and one more for each that was forgiven."""
+    The promise, with probability `confidence`, at all times together, whoever chooses the questions: no more hits are
+    wrong than `allowed`: their share `max_wrong`, three more at first that fade out, and what was forgiven."""
 
-    __slots__ = ("_audit_share", "_confidence", "_max_wrong", "_pending", "_unseen", "chance", "state")
+    __slots__ = ("_audit_share", "_confidence", "_max_wrong", "_unseen", "chance", "state")
 
     def __init__(self, max_wrong: float, confidence: float, audit_share: float) -> None:
         self._max_wrong = max_wrong
         self._confidence = confidence
         self._audit_share = audit_share
-        self._pending = 0
         self._unseen = 0.0
         self.chance = 1.0
         """With which the next hit is audited."""
         self.state = LedgerState()
 
     @property
-    def least(self) -> float:
-        """Hits from which on the share of wrong ones counts: of fewer, three may be wrong."""
-        return FREE / self._max_wrong
-
-    @property
     def allowed(self) -> float:
-        return self._max_wrong * max(self.state.hits, self.least) + self.state.forgiven
+        """How many wrong hits there may be."""
+        share = self._max_wrong * self.state.hits
+        return share + FREE * max(0.0, 1 - share / FADED) + self.state.forgiven
 
     @property
     def wrong(self) -> float:
         """Upper limit of the wrong hits so far, and of those to come as long as audits find no more."""
         return self.state.found_surely + self.state.found_by_chance + self._unseen
 
+    @property
+    def thrift(self) -> int:
+        """The level that a cut should have now, if there is one."""
+        used = self.state.likely / self.allowed
+        return next((level for level, limit in enumerate(THRIFT) if used >= limit), len(THRIFT))
+
+    @property
+    def exhausted(self) -> bool:
+        return self.wrong + 1 > self.allowed
+
     def affords(self) -> bool:
         """Whether one more hit may be wrong, and all whose audits are under way."""
-        return self.wrong + self._pending + 1 <= self.allowed
+        return self.wrong + self.state.pending + 1 <= self.allowed
 
     def served(self, chance: float, audited: bool) -> None:
         self.state.hits += 1
         if audited:
-            self._pending += 1
+            self.state.pending += 1
         else:
             self._count_unaudited(chance, 1.0)
 
     def audited(self, wrong: bool, chance: float) -> None:
         """What an audit found. One of a hit of elsewhere stands for all that were served there for it."""
         state = self.state
-        if self._pending:
-            self._pending -= 1
+        if self.state.pending:
+            self.state.pending -= 1
         else:
             state.hits += 1 / chance
             self._count_unaudited(chance, 1 / chance - 1)
+        state.kept += (1 - state.kept) / LATELY
+        if wrong:
+            state.likely += 1 / chance
         if wrong and chance >= 1:
             state.found_surely += 1
         elif wrong:
@@ -85,21 +106,23 @@ class Ledger:
         self._choose_chance()
 
     def lost(self, chance: float) -> None:
-        """An audit that was wanted and never came."""
-        if self._pending:
-            self._pending -= 1
-            self._count_unaudited(chance, 1.0)
+        """An audit that was wanted and never came, whatever it would have said: as if the chance had been lower."""
+        state = self.state
+        if state.pending:
+            state.pending -= 1
+            state.kept -= state.kept / LATELY
+            self._count_unaudited(_rounded(chance * state.kept), 1.0)
+            self._set_chance(self.chance)
 
     def shadowed(self, wrong: bool) -> None:
         """A look that would have been served if there was room, and was checked instead."""
         state = self.state
         state.paid = max(0.0, state.paid - 1 / self._max_wrong) if wrong else state.paid + 1
-        if state.paid >= self.least * 2 ** (state.forgiven + 1):
+        if state.paid >= PENANCE * 2**state.forgiven:
             state.paid, state.forgiven = 0.0, state.forgiven + 1
 
     def _count_unaudited(self, chance: float, hits: float) -> None:
         if hits > 0:
-            chance = min(chance, 0.999)
             self.state.unaudited[chance] = self.state.unaudited.get(chance, 0.0) + hits
 
     def _choose_chance(self) -> None:
@@ -115,9 +138,23 @@ class Ledger:
         self.chance = chance
         self._unseen = self._unseen_at(chance)
 
+    def restore(self, state: LedgerState) -> None:
+        """What is under way will not be heard of any more."""
+        self.state = state
+        self._count_unaudited(0.5, state.pending)
+        state.pending = 0
+        self._set_chance(1.0)
+
     def _unseen_at(self, chance: float, more: int = 0) -> float:
         """Upper limit of the unaudited wrong hits if from now on hits are audited with this chance for ever."""
         strata = [Unaudited(*stratum) for stratum in self.state.unaudited.items()]
         if chance < 1:
             strata.append(Unaudited(chance, math.inf))
         return unseen_wrong(strata, self.state.found_by_chance + more, self._confidence)
+
+
+def _rounded(chance: float) -> float:
+    """Down, to ..., 0.25, 0.5, 0.75, 0.875, 0.9375, ...: what is reckoned with is one number for many hits."""
+    if chance < 0.5:
+        return 2.0 ** math.floor(math.log2(chance))
+    return float(1 - 2.0 ** -math.floor(-math.log2(1 - min(chance, 0.999))))
