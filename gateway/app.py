@@ -15,6 +15,7 @@ from engines.outbox import Outbox
 from gateway.api.openapi import Status
 from gateway.api.routes import ApiState, create_api
 from gateway.attendance import Attendance
+from gateway.caching.desk import Desk, Spread
 from gateway.callers import Callers
 from gateway.catalog import Catalog, build_pools
 from gateway.choice import Chooser
@@ -72,6 +73,7 @@ class Gateway:
     pools:   where `/admin/pools` gets its answer; by default from this worker alone.
     clock:   goes with the loop that it runs on; by default the real one.
     version, applied_at: of the configuration; Unix time in seconds.
+    spread: tells the response caches of all workers; None: there is but this one.
     feed: path of the socket at which the office tells of the database's keys; empty: there is no office.
 
     Raises:
@@ -86,6 +88,7 @@ class Gateway:
         worker_id: int = 0,
         metrics: Metrics | None = None,
         pools: Pools | None = None,
+        spread: Spread | None = None,
         clock: Clock | None = None,
         version: str = str(UNVERSIONED),
         applied_at: float = 0.0,
@@ -130,9 +133,13 @@ class Gateway:
             pools or self._own_pools,
             self._explainer(catalog, chooser, residency).explain,
             version,
+            lambda: self.desk,
         )
         self._tls = server_tls(config)
         self.server = self._server(state, outbox, version)
+        self._spread = spread
+        self.desk: Desk | None = None
+        """What those who run the gateway are told of the response cache; None: it is off."""
         self._acceptor: Acceptor | None = None
         self._leaving = False
         self.engines_ready = True

@@ -41,7 +41,7 @@ class ApiState:
     pools:    what all workers see of the pools.
     explain:  how this worker would route a request, as if the caller had sent it.
     config_version: of the configuration that serves.
-    cache:    None: it is off.
+    cache:    of this worker; gives None where it is off.
     """
 
     identity: KeyRing
@@ -53,7 +53,7 @@ class ApiState:
     pools: Callable[[], Awaitable[PoolList]]
     explain: Callable[[Operation, Message, Caller], Awaitable[Explanation]]
     config_version: str
-    cache: Desk | None = None
+    cache: Callable[[], Desk | None]
 
 
 def create_api(state: ApiState) -> FastAPI:
@@ -72,7 +72,7 @@ def create_api(state: ApiState) -> FastAPI:
     _add_models(api, state)
     _add_service(api, state, version)
     _add_admin(api, state)
-    add_cache_routes(api, lambda: state.cache, lambda request: _caller(state, request), lambda r: _admin(state, r))
+    add_cache_routes(api, lambda: state.cache(), lambda request: _caller(state, request), lambda r: _admin(state, r))
     complete(api)
     return api
 

@@ -73,6 +73,20 @@ class Gathered(msgspec.Struct, frozen=True, tag=True):
     reports: list[bytes]
 
 
+class Round(msgspec.Struct, frozen=True, tag=True):
+    """From a worker: what every worker's response cache is to be told. To a worker: take it, and answer."""
+
+    id: int
+    message: bytes
+
+
+class RoundAnswered(msgspec.Struct, frozen=True, tag=True):
+    """From a worker: its answer to `Round`. To a worker: those of all, its own included."""
+
+    id: int
+    answers: list[bytes]
+
+
 class Reopen(msgspec.Struct, frozen=True, tag=True):
     """To a worker: open the log files anew."""
 
@@ -136,6 +150,8 @@ Message = (
     | Ask
     | Exposed
     | Gathered
+    | Round
+    | RoundAnswered
     | Reopen
     | Started
     | Refused

@@ -10,7 +10,7 @@ import resource
 import signal
 import socket
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 import uvloop
 
@@ -32,6 +32,8 @@ from gateway.process.control import (
     Numbers,
     Refused,
     Reopen,
+    Round,
+    RoundAnswered,
     Scrape,
     Started,
     unpack_config,
@@ -40,6 +42,8 @@ from gateway.telemetry import Exposition, Redactor
 from gateway.telemetry.logs import set_up
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PUSH_S = 1.0
 GRACE_S = 1.0
@@ -71,6 +75,7 @@ class Worker:
         self._drain: asyncio.Future[Drain] = asyncio.get_running_loop().create_future()
         self._scrapes: dict[int, asyncio.Future[Exposition]] = {}
         self._gathering: dict[int, asyncio.Future[PoolList]] = {}
+        self._rounds: dict[int, asyncio.Future[list[bytes]]] = {}
         self._ids = itertools.count(1)
 
     async def run(self) -> int:
@@ -102,6 +107,7 @@ class Worker:
             worker_id=told.worker_id,
             metrics=self._all_metrics,
             pools=self._all_pools,
+            spread=self._pass_round,
             version=told.version,
             applied_at=told.applied_at,
             feed=told.feed,
@@ -161,6 +167,18 @@ class Worker:
         finally:
             del self._gathering[gather_id]
 
+    async def _pass_round(self, message: bytes) -> list[bytes]:
+        """Have all workers' response caches told; what those say that answer in time."""
+        round_id = next(self._ids)
+        answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+        self._rounds[round_id] = answer
+        try:
+            self._channel.send(Round(round_id, message))
+            async with asyncio.timeout(SCRAPE_S):
+                return await answer
+        finally:
+            del self._rounds[round_id]
+
     def _tell(self, ask: Ask, gateway: Gateway) -> None:
         pools = gateway.pool_report().model_dump_json().encode() if ask.pools else b""
         self._channel.send(Numbers(ask.id, gateway.telemetry.snapshot(), pools))
@@ -170,13 +188,13 @@ class Worker:
             case Ask() if self._gateway is not None:
                 self._tell(message, self._gateway)
             case Exposed(id=scrape_id, body=body, content_type=content_type):
-                waiting = self._scrapes.get(scrape_id)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(Exposition(body, content_type))
+                _answer(self._scrapes, scrape_id, Exposition(body, content_type))
             case Gathered(id=gather_id, reports=reports):
-                gathering = self._gathering.get(gather_id)
-                if gathering is not None and not gathering.done():
-                    gathering.set_result(merge_reports(map(PoolList.model_validate_json, reports)))
+                _answer(self._gathering, gather_id, merge_reports(map(PoolList.model_validate_json, reports)))
+            case Round(id=round_id, message=told):
+                self._channel.send(RoundAnswered(round_id, [self._take_round(told)]))
+            case RoundAnswered(id=round_id, answers=answers):
+                _answer(self._rounds, round_id, answers)
             case Reopen() if self._gateway is not None:
                 self._gateway.telemetry.reopen()
             case EnginesReady() if self._gateway is not None:
@@ -187,6 +205,10 @@ class Worker:
                 self._configured.set_result(message)
             case _:
                 pass
+
+    def _take_round(self, message: bytes) -> bytes:
+        desk = self._gateway.desk if self._gateway is not None else None
+        return b"" if desk is None else desk.take(message)
 
     def _begin_drain(self, drain: Drain) -> None:
         if not self._drain.done():
@@ -204,6 +226,13 @@ class Worker:
         self._told_to_end()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, self._config.server.drain_s + OVERTIME_S)
+
+
+def _answer(waiting: dict[int, asyncio.Future[T]], question_id: int, answer: T) -> None:
+    """Give it to whoever asked, if somebody still waits."""
+    asked = waiting.get(question_id)
+    if asked is not None and not asked.done():
+        asked.set_result(answer)
 
 
 def _raise_file_limit() -> None:

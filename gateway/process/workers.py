@@ -30,6 +30,8 @@ from gateway.process.control import (
     Numbers,
     Refused,
     Reopen,
+    Round,
+    RoundAnswered,
     Scrape,
     Started,
     pack_config,
@@ -45,7 +47,7 @@ OVERTIME_S = 10.0
 BACKOFF = Backoff(first_s=0.1, max_s=10.0, healthy_s=30.0, crash_loop_after=4)
 
 
-Question = Scrape | Gather | Inquire
+Question = Scrape | Gather | Inquire | Round
 """What a process asks the supervisor."""
 
 
@@ -76,6 +78,7 @@ class Worker:
         self._on_question = on_question
         self._channel: Channel | None = None
         self._asked: dict[int, asyncio.Future[None]] = {}
+        self._rounds: dict[int, asyncio.Future[bytes]] = {}
         self._ids = itertools.count(1)
         self._watching = asyncio.get_running_loop().create_task(self._watch())
 
@@ -131,6 +134,17 @@ class Worker:
         finally:
             del self._asked[ask_id]
 
+    async def tell(self, message: bytes) -> bytes:
+        """Have its response cache told; returns what that says."""
+        round_id = next(self._ids)
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._rounds[round_id] = answer
+        try:
+            self.send(Round(round_id, message))
+            return await answer
+        finally:
+            del self._rounds[round_id]
+
     def why(self) -> str:
         """Why it ended, as a sentence."""
         return self.refusal or explain_exit(self.returncode or 0, ()).sentence
@@ -143,7 +157,11 @@ class Worker:
                 answer = self._asked.get(ask_id)
                 if answer is not None and not answer.done():
                     answer.set_result(None)
-            case Scrape() | Gather() | Inquire():
+            case RoundAnswered(id=round_id, answers=[said]):
+                told = self._rounds.get(round_id)
+                if told is not None and not told.done():
+                    told.set_result(said)
+            case Scrape() | Gather() | Inquire() | Round():
                 self._on_question(self, message)
             case Started():
                 self.started.set()
@@ -191,6 +209,8 @@ class Numbering:
                 work = self._answer(worker, question)
             case Gather():
                 work = self._gather(worker, question)
+            case Round():
+                work = self._pass_round(worker, question)
             case _:
                 return
         task = asyncio.get_running_loop().create_task(work)
@@ -204,6 +224,14 @@ class Numbering:
     async def _gather(self, asker: Worker, gather: Gather) -> None:
         await self._ask_all(pools=True)
         asker.send(Gathered(gather.id, [worker.pools for worker in self._live if worker.pools]))
+
+    async def _pass_round(self, asker: Worker, given: Round) -> None:
+        """One that does not answer in time is left out; what it was told, it takes as soon as it can."""
+        telling = [asyncio.create_task(w.tell(given.message)) for w in self._live if w.started.is_set()]
+        told, late = await asyncio.wait(telling, timeout=ASK_S)
+        for task in late:
+            task.cancel()
+        asker.send(RoundAnswered(given.id, [task.result() for task in told]))
 
     async def _ask_all(self, *, pools: bool = False) -> None:
         asking = [asyncio.create_task(worker.ask(pools=pools)) for worker in self._live if worker.started.is_set()]
