@@ -11,10 +11,11 @@ from cache.semantics.bounds import Unaudited, unseen_wrong
 FREE, FADED = 3, 30
 """Wrong hits beyond their share: at first, and the share in hits at which there are none any more."""
 THRIFT = (0.85, 0.75, 0.6)
-"""Shares of what may be wrong that are used up, from which on a quarter, a half, three quarters of the rate is dared."""
-ROOMY, TIGHT = 0.75, 0.85
-"""Shares of what may be wrong: up to which fewer hits are audited, and from which on more are."""
-
+"""Shares of what may be wrong, used up, from which on no more than a quarter, a half, three quarters of it is dared."""
+STEP = 0.75
+"""Of the chance of an audit."""
+HEDGE, ROOMY = 3, 0.9
+"""Fewer hits are audited if no more than that share of what may be wrong could be, should audits find so many more."""
 PENANCE = 20_000
 """Right looks that pay for one more wrong hit, the first time; twice as many each time after."""
 LATELY = 64
@@ -22,11 +23,12 @@ LATELY = 64
 
 
 class LedgerState(msgspec.Struct):
-    """`hits`: served. `found_...`: audited wrong, of hits that were sure to be audited and of the others. `unaudited`:
-    by chance. `pending`: audits under way. `kept`: share of the audits that came, of late.
-    `likely`: wrong hits, as the audits tell. `forgiven`: wrong hits that
-    were paid for by right looks. `paid`: right looks towards the next one."""
+    """`chance`: of an audit. `hits`: served. `found_...`: audited wrong, of hits that were sure to be audited and of the
+    others. `unaudited`: by chance. `pending`: audits under way. `kept`: share of the audits that came, of late.
+    `likely`: wrong hits, as the audits tell. `forgiven`: wrong hits that were paid for by right looks. `paid`: right
+    looks towards the next one."""
 
+    chance: float = 1.0
     hits: float = 0.0
     found_surely: int = 0
     found_by_chance: int = 0
@@ -44,16 +46,21 @@ class Ledger:
     The promise, with probability `confidence`, at all times together, whoever chooses the questions: no more hits are
     wrong than `allowed`: their share `max_wrong`, three more at first that fade out, and what was forgiven."""
 
-    __slots__ = ("_audit_share", "_confidence", "_max_wrong", "_unseen", "chance", "state")
+    __slots__ = ("_audit_share", "_confidence", "_max_wrong", "_price", "_tried", "_unseen", "state")
 
     def __init__(self, max_wrong: float, confidence: float, audit_share: float) -> None:
         self._max_wrong = max_wrong
         self._confidence = confidence
         self._audit_share = audit_share
         self._unseen = 0.0
-        self.chance = 1.0
-        """With which the next hit is audited."""
+        self._price = 1.0
+        self._tried = 0.0
         self.state = LedgerState()
+
+    @property
+    def chance(self) -> float:
+        """With which the next hit is audited."""
+        return self.state.chance
 
     @property
     def allowed(self) -> float:
@@ -74,11 +81,11 @@ class Ledger:
 
     @property
     def exhausted(self) -> bool:
-        return self.wrong + 1 > self.allowed
+        return self.wrong + self._price > self.allowed
 
     def affords(self) -> bool:
-        """Whether one more hit may be wrong, and all whose audits are under way."""
-        return self.wrong + self.state.pending + 1 <= self.allowed
+        """Whether the audit of one more hit may find it wrong, and all that are under way."""
+        return self.wrong + (self.state.pending + 1) * self._price <= self.allowed
 
     def served(self, chance: float, audited: bool) -> None:
         self.state.hits += 1
@@ -90,8 +97,8 @@ class Ledger:
     def audited(self, wrong: bool, chance: float) -> None:
         """What an audit found. One of a hit of elsewhere stands for all that were served there for it."""
         state = self.state
-        if self.state.pending:
-            self.state.pending -= 1
+        if state.pending:
+            state.pending -= 1
         else:
             state.hits += 1 / chance
             self._count_unaudited(chance, 1 / chance - 1)
@@ -102,7 +109,7 @@ class Ledger:
             state.found_surely += 1
         elif wrong:
             state.found_by_chance += 1
-            self._unseen = self._unseen_at(self.chance)
+            self._set_chance(self.chance)
         self._choose_chance()
 
     def lost(self, chance: float) -> None:
@@ -127,23 +134,25 @@ class Ledger:
 
     def _choose_chance(self) -> None:
         """Audits by chance leave wrong hits unseen: the fewer, the more could be. Only what there is room for."""
-        if self.wrong > TIGHT * self.allowed and self.chance < 1:
-            self._set_chance(min(1.0, 2 * self.chance))
-        elif self.chance > self._audit_share and self.allowed > 8 and self.wrong < ROOMY * self.allowed:
-            lower = max(self.chance / 2, self._audit_share)
-            if self.wrong - self._unseen + 2 + self._unseen_at(lower, 2) <= ROOMY * self.allowed:
+        if self.exhausted:
+            self._set_chance(min(1.0, self.chance / STEP))
+        elif self.chance > self._audit_share and self.allowed > self._tried:
+            self._tried = 1.03 * self.allowed
+            lower = max(self.chance * STEP, self._audit_share)
+            if self.wrong - self._unseen + HEDGE + self._unseen_at(lower, HEDGE) <= ROOMY * self.allowed:
                 self._set_chance(lower)
 
     def _set_chance(self, chance: float) -> None:
-        self.chance = chance
+        self.state.chance = chance
         self._unseen = self._unseen_at(chance)
+        self._price = 1 + self._unseen_at(chance, 1) - self._unseen
 
     def restore(self, state: LedgerState) -> None:
         """What is under way will not be heard of any more."""
         self.state = state
         self._count_unaudited(0.5, state.pending)
         state.pending = 0
-        self._set_chance(1.0)
+        self._set_chance(state.chance)
 
     def _unseen_at(self, chance: float, more: int = 0) -> float:
         """Upper limit of the unaudited wrong hits if from now on hits are audited with this chance for ever."""

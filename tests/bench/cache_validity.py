@@ -82,7 +82,7 @@ def slow_drift(stream: Stream) -> tuple[float, float]:
 
 def abrupt_drift(stream: Stream) -> tuple[float, float]:
     """From one look on, up to nine of ten at the top are wrong."""
-    when = stream.note("when", lambda: stream.rng.random()) * stream.length
+    when = stream.note("when", stream.rng.random) * stream.length
     after = stream.note("after", lambda: stream.rng.uniform(0.02, 0.9))
     return _two(stream, 0.6, 0.1 * stream.max_wrong if stream.at < when else after)
 
@@ -172,8 +172,7 @@ class Outcome:
     first: int
     forgiven: int
     judge_error: float
-    exhausted: bool
-    chance: float
+    alarmed: bool
 
     @property
     def breaks(self) -> bool:
@@ -205,7 +204,8 @@ def run(name: str, seed: int) -> Outcome:
     stream = Stream(rng.choice(family.lengths), max_wrong, rng, certificate)
     late: deque[tuple[int, Callable[[], None]]] = deque()
     risk, audits, coins = 0.0, 0, random.Random(seed)
-    for stream.at in range(stream.length):
+    for at in range(stream.length):
+        stream.at = at
         while late and late[0][0] <= stream.at:
             late.popleft()[1]()
         score, chance_wrong = family.maker(stream)
@@ -234,7 +234,6 @@ def run(name: str, seed: int) -> Outcome:
         certificate.snapshot().ledger.forgiven,
         family.judge_error,
         certificate.alarmed,
-        certificate._ledger.chance,
     )
 
 
@@ -262,7 +261,7 @@ def summary(outcomes: list[Outcome]) -> dict[str, dict[str, float]]:
             "serving": sum(each.hits > 0 for each in of) / len(of),
             "hit_rate": hits / looks,
             "audited": sum(each.audits for each in of) / max(hits, 1),
-            "alarmed": sum(each.exhausted for each in of) / len(of),
+            "alarmed": sum(each.alarmed for each in of) / len(of),
             "breaks": sum(each.breaks for each in of) / len(of),
             "strictly": sum(each.breaks_strictly for each in of) / len(of),
             "strictly_of_many_hits": sum(each.breaks_strictly for each in enough) / max(len(enough), 1),
