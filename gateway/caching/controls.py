@@ -23,8 +23,10 @@ TTL_HEADER: Final = b"x-headrace-cache-ttl"
 MAX_S: Final = 2**31
 """What is longer counts as so long (RFC 9111, section 1.2.2)."""
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_VALUE: Final = rb'"(?:[^"\\]|\\.)*"|[^\s,"]*'
-_DIRECTIVE: Final = re.compile(rb"\s*(%b)(?:\s*=\s*(%b))?\s*(?:,|$)" % (_TOKEN, _VALUE))
+_VALUE: Final = rb'"(?:[^"\\]|\\.)*"|[^,;]*'
+_DIRECTIVE: Final = re.compile(rb"\s*(%b)(?:\s*=\s*(%b))?\s*(?:[,;]|$)" % (_TOKEN, _VALUE))
+"""A semicolon parts them as well: many write one."""
+_NEXT: Final = re.compile(rb"[,;]|$")
 _SECONDS: Final = re.compile(rb"\d+")
 
 
@@ -120,11 +122,10 @@ def _directives(request: Request) -> dict[bytes, list[bytes]]:
         at = 0
         while at < len(given):
             match = _DIRECTIVE.match(given, at)
-            if match is None:  # what is no directive ends at the next comma
-                at = given.find(b",", at) + 1 or len(given)
-                continue
-            at = match.end()
-            found.setdefault(match[1].lower(), []).append((match[2] or b"").strip(b'"'))
+            if match is not None:
+                found.setdefault(match[1].lower(), []).append((match[2] or b"").strip(b' \t"'))
+            after = match or _NEXT.search(given, at)
+            at = after.end() if after else len(given)
     return found
 
 
