@@ -25,6 +25,10 @@ ENOUGH: Final = 0.75
 """Of what a busy meter ought to have at hand; less is filled up whenever the store is asked for something else."""
 BELIEF_S: Final = 0.05
 """How long it is believed that nothing is left."""
+CALM_S: Final = 0.1
+"""How long corrections wait instead while there is plenty of what they correct."""
+PLENTY: Final = 0.1
+"""Of a limit, what nobody has leased."""
 BEAT_S: Final = 1.0
 PROBE_S: Final = 0.25
 """Between two attempts to reach a store that is lost."""
@@ -100,10 +104,12 @@ class Exchange:
         self._lacking: dict[str, Stock] = {}
         self._waiters: list[asyncio.Future[None]] = []
         self._owed: dict[tuple[str, int], Change] = {}
+        self._pressing = False
+        """Whether somebody may be waiting for what these bring."""
         self._bills: dict[Meter, Bill] = {}
         self._excused = 0
         self._number = 0
-        self._tick_s = self._beat_s = self._probe_s = self._said_s = 0.0
+        self._tick_s = self._beat_s = self._probe_s = self._said_s = self._calm_s = 0.0
         self._kick = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -182,7 +188,10 @@ class Exchange:
         return not self.lost
 
     def owe(self, meter: Meter, slot: int, units: int) -> None:
-        """More was used than was leased (positive), or less: the store is told at the next tick."""
+        """More was used than was leased (positive), or less: the store is told at the next tick, or soon."""
+        stock = self.stocks.get(meter.key)
+        if meter.span is Span.NOW or stock is None or stock.left < meter.limit * PLENTY:
+            self._pressing = True
         key = (meter.key, slot)
         known = self._owed.get(key)
         if known is not None:
@@ -301,7 +310,10 @@ class Exchange:
         try:
             if self.lost and not await self._is_back(now_s):
                 return
-            changes, wants = self._drained(), self._wants()
+            if waiters or self._pressing or now_s >= self._calm_s:
+                self._calm_s = now_s + CALM_S
+                changes = self._drained()
+            wants = self._wants()
             bills, self._bills = [Want(meter, 1, bill.units(now_s)) for meter, bill in self._bills.items()], {}
             bills = [bill for bill in bills if bill.most]
             if changes:
@@ -327,6 +339,7 @@ class Exchange:
 
     def _drained(self) -> list[Change]:
         changes, self._owed = [change for change in self._owed.values() if change.units], {}
+        self._pressing = False
         for meter, _, units in changes:
             stock = self.stocks.get(meter.key)
             if stock is not None:
