@@ -113,7 +113,7 @@ def _stream(stream: Stream, asked: _Asked, how: _How) -> None:
         from cache.evaluate.plot import p_chr_svg
         from gateway.cli.cache_evaluate_output import curves
 
-        title = f"{stream.name}, {len(stream.texts)} questions, {asked.seeds} orders"
+        title = f"{stream.name}: {len(stream.texts):,} questions, orders: {asked.seeds}"
         try:
             how.plot.write_text(p_chr_svg(title, curves(runs, static, vcache)), encoding="utf-8")
         except OSError as error:

@@ -80,13 +80,13 @@ def stream_table(runs: Sequence[Run], static: ByNumber, vcache: ByNumber) -> Tab
         table.add_column(heading, justify="right")
     table.add_column("")
     for run in runs:
-        name = f"certified, at most {run.setting.bound.max_wrong_hit_rate:.2%}, seed {run.setting.seed}"
+        name = f"certified, at most {_percent(run.setting.bound.max_wrong_hit_rate)}, seed {run.setting.seed}"
         broken = "" if run.kept else ", limit broken"
         table.add_row(name, *_row(run.figures), str(run.labels), str(run.audits), f"{run.state}{broken}")
     for threshold, figures in static.items():
         table.add_row(f"cosine of {threshold:.2f} and more", *_row(figures), "-", "-", "")
     for delta, figures in vcache.items():
-        table.add_row(f"vCache, {delta:.2%} of all", *_row(figures), "-", "-", "")
+        table.add_row(f"vCache, {_percent(delta)} of all", *_row(figures), "-", "-", "")
     return table
 
 
@@ -126,10 +126,14 @@ def curves(runs: Sequence[Run], static: ByNumber, vcache: ByNumber) -> list[Curv
 
     certified = {most: pooled([run.figures for run in some]) for most, some in by_bound(runs).items()}
     return [
-        Curve("certified, by limit", [_point(one, f"{most:.2%}") for most, one in sorted(certified.items())]),
+        Curve("certified, by limit", [_point(one, _percent(most)) for most, one in sorted(certified.items())]),
         Curve("one threshold", [_point(one, f"{threshold:.2f}") for threshold, one in static.items()]),
-        Curve("vCache, by delta", [_point(one, f"{delta:.2%}") for delta, one in sorted(vcache.items())]),
+        Curve("vCache, by delta", [_point(one, _percent(delta)) for delta, one in sorted(vcache.items())]),
     ]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
 
 
 def _point(figures: Figures, name: str) -> Point:

@@ -127,17 +127,17 @@ def test_a_table_has_a_row_for_each_run_and_each_other_cache(made: Path) -> None
     shown = call(*stream(made), "--seeds", "2", "--limit", "200").stdout
     lines = shown.splitlines()
     assert next(line.strip() for line in lines if "seed" in line and "certified" in line).startswith(
-        "certified, at most 2.00%, seed 1"
+        "certified, at most 2 %, seed 1"
     )
     assert len(lines) == 1 + 2 + 5 + 1
-    assert "vCache, 2.00% of all" in shown
+    assert "vCache, 2 % of all" in shown
 
 
 def test_a_plot_is_drawn(made: Path, tmp_path: Path) -> None:
     assert call(*stream(made), "--seeds", "1", "--plot", tmp_path / "p.svg").exit_code == 0
     texts = [one.text for one in ET.parse(tmp_path / "p.svg").iter() if one.text]
-    assert f"stream.csv, {GROUPS * EACH} questions, 1 orders" in texts
-    assert {"certified, by limit", "one threshold", "vCache, by delta", "0.95", "2.00%"} <= set(texts)
+    assert "stream.csv: 1,200 questions, orders: 1" in texts
+    assert {"certified, by limit", "one threshold", "vCache, by delta", "0.95", "2 %"} <= set(texts)
 
 
 PAIRS = [
