@@ -24,9 +24,9 @@ MAX_S: Final = 2**31
 """What is longer counts as so long (RFC 9111, section 1.2.2)."""
 _TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _VALUE: Final = rb'"(?:[^"\\]|\\.)*"|[^,;]*'
-_DIRECTIVE: Final = re.compile(rb"\s*(%b)(?:\s*=\s*(%b))?\s*(?:[,;]|$)" % (_TOKEN, _VALUE))
+_DIRECTIVE: Final = re.compile(rb"\s*(%b)(?:\s*=\s*(%b))?\s*(?:[,;]|\Z)" % (_TOKEN, _VALUE))
 """A semicolon parts them as well: many write one."""
-_NEXT: Final = re.compile(rb"[,;]|$")
+_NEXT: Final = re.compile(rb"[,;]|\Z")
 _SECONDS: Final = re.compile(rb"\d+")
 
 
