@@ -21,13 +21,13 @@ effective effectively easiest simplest easily easy simple
 """
 
 _SAME = """
-fix repair solve resolve troubleshoot remedy mend correct rectify, buy purchase acquire order,
-begin start commence initiate, end finish conclude terminate stop halt quit cease,
+ship shipping shipment delivery deliver, fix repair solve resolve troubleshoot remedy mend correct rectify,
+buy purchase acquire order, begin start commence initiate, end finish conclude terminate stop halt quit cease,
 build construct create develop generate produce write compose craft draft design,
 delete remove erase eliminate discard wipe clear drop uninstall, change modify alter adjust edit update amend switch,
-show display view, find locate discover search lookup identify detect spot,
-big large huge great enormous massive, small little tiny minor compact, fast quick rapid speedy swift,
-slow sluggish laggy, improve enhance boost better optimize optimise strengthen upgrade,
+show display view, find locate discover search lookup identify detect spot, big large huge great enormous massive,
+small little tiny minor compact, fast quick rapid speedy swift, slow sluggish laggy,
+improve enhance boost better optimize optimise strengthen upgrade,
 reduce decrease lower lessen diminish cut minimize minimise shrink,
 increase raise grow rise gain boost maximize maximise,
 error issue problem bug fault failure trouble glitch exception fail crash, cause reason factor,
@@ -40,22 +40,22 @@ expensive costly pricey, cost price fee charge expense pricing rate, pay payment
 salary wage income earn earning pay, smart intelligent clever bright, happy glad joyful cheerful,
 sad unhappy depressed upset, scared afraid frightened fearful, angry mad furious, rich wealthy affluent,
 poor impoverished, ill sick unwell, illness disease sickness condition disorder, symptom sign indication,
-medicine medication drug, cure treat treatment therapy heal, begin starter beginner novice newbie, learn study teach,
+medicine medication drug, cure treat treatment therapy heal, begin starter beginner novice newbie, learn study,
 student pupil learner, teacher instructor educator tutor, school college university,
 company firm business corporation enterprise organization organisation, boss manager supervisor,
 employee worker staff, customer client, user member, phone smartphone cellphone mobile cell telephone,
 computer pc laptop, email mail e-mail, password passcode passphrase, login log sign signin logon,
 reset recover restore retrieve regain, forget forgot lose lost misplace, account profile, cancel annul revoke,
-subscription membership plan, return refund reimburse reimbursement, send transfer deliver submit,
-receive obtain accept, ship shipping shipment delivery deliver, install setup set configure configuration,
-connect link attach join pair, program software application app, function method routine, folder directory,
-file document, dictionary dict hashmap map, parameter argument, database db, javascript js ecmascript, typescript ts,
-python py, kubernetes k8s, postgres postgresql, repository repo, environment env, run execute launch,
-verify check validate confirm test ensure, allow permit enable let, prevent avoid stop, forbid ban prohibit disallow,
-protect secure safeguard, safe secure safety, dangerous hazardous unsafe risky harmful danger risk hazard,
-convert transform turn translate, combine merge join concatenate, split divide separate, sort arrange,
-copy duplicate clone replicate, save store keep preserve, contact reach call, speak talk chat, explain clarify,
-handle manage deal cope, choose select pick decide, suggest recommend recommendation suggestion,
+subscription membership plan, return refund reimburse reimbursement, send transfer submit, receive obtain accept,
+install setup set configure configuration, connect link attach join pair, program software application app,
+function method routine, folder directory, file document, dictionary dict hashmap map, parameter argument,
+database db, javascript js ecmascript, typescript ts, python py, kubernetes k8s, postgres postgresql, repository repo,
+environment env, run execute launch, verify check validate confirm test ensure, allow permit enable let,
+prevent avoid stop, forbid ban prohibit disallow, protect secure safeguard, safe secure safety,
+dangerous hazardous unsafe risky harmful danger risk hazard, convert transform turn translate,
+combine merge join concatenate, split divide separate, sort arrange, copy duplicate clone replicate,
+save store keep preserve, contact reach call, speak talk chat, explain clarify, handle manage deal cope,
+choose select pick decide, suggest recommend recommendation suggestion,
 require requirement need necessary prerequisite mandatory required, lot many much numerous multiple several,
 often frequently regularly, usual typical normal common standard ordinary average, begin commencement, weight mass,
 fat obesity, thin slim skinny, exercise workout train training, diet nutrition, eat consume, meal dish food,
@@ -89,7 +89,50 @@ apply application apply, resume cv, hire recruit recruiting hiring employ, fire 
 extend extension prolong lengthen, renew renewal, expire expiration expiry, close shut, activate activation enable on,
 deactivate disable off, block ban, unblock unban, invite invitation, participate attend, win victory,
 fight battle war conflict, famous popular known renowned, favorite favourite, color colour, center centre,
-behavior behaviour, program programme
+behavior behaviour, program programme, book reserve reservation booking, tire tyre, raw uncooked,
+invoice bill receipt billing, plan tier package, warranty guarantee,
+discount coupon promo voucher promotion deal rebate, cart basket, store shop outlet,
+item product goods merchandise article, exchange swap replace replacement substitute, damaged defective faulty,
+courier carrier, quote quotation estimate, appointment slot, reschedule rebook postpone delay, technician mechanic,
+outage downtime, late overdue delayed, support helpdesk assistance, agent representative rep advisor adviser,
+hour hours, available availability, size dimension, allergy allergic, pregnant pregnancy expecting,
+baby infant newborn toddler, teenager teen adolescent, elderly senior old, pet animal, shoe footwear sneaker,
+clothes clothing apparel garment, sofa couch, fridge refrigerator, stove oven, tv television, flat apartment,
+lift elevator, petrol gas gasoline fuel, truck lorry, subway metro underground, luggage baggage suitcase, ticket pass,
+passenger traveler traveller, map directions, nearby near close, entire complete whole, total overall, part portion,
+allowed permitted legal, assist aid, attempt effort, aware conscious, blog post, calm relax soothe, careful cautious,
+cheat scam fraud, chance probability likelihood odds, citizen national, comfortable cozy, complain complaint,
+concentrate focus, contain include comprise, consider regard count, cut chop slice, decline refuse reject,
+defend protect, demand require, depart leave exit, desk table, disappear vanish, donate contribute donation,
+doubt suspicion, drunk intoxicated, dry arid, educate education, elect vote election, emotion feeling feel,
+enough sufficient adequate, evidence proof, exam examination quiz, excited enthusiastic,
+expert specialist professional, explode burst, fake counterfeit bogus, fall autumn, fear phobia, fill populate,
+foreign abroad overseas, forecast predict prediction, garbage trash rubbish waste bin, gather collect, gift present,
+glue adhesive, grade mark, ground soil, guess estimate, healthy nutritious, hide conceal, hint clue, holy sacred,
+honest truthful, hurry rush, idea concept, infect infection, injure injury wound, insect bug, intend plan,
+invade invasion, jump leap, kill murder slay, language tongue, leader head chief, lie falsehood, link url hyperlink,
+luck fortune, magazine journal, measure measurement, medal award prize, melt thaw, mistake error, mix blend stir,
+mobile portable, monitor supervise, mountain peak, naked nude, name call title, narrow slim,
+nervous anxious anxiety worried worry stressed stress, obvious apparent, ocean sea, odor smell scent, opinion view,
+opportunity chance, origin source, overcome beat defeat, own possess, peaceful quiet, persuade convince, policy rule,
+pollute pollution contaminate, powder flour, practice rehearse, praise compliment, pregnancy gestation,
+pressure stress, previous former, proud pride, pull drag, quality grade, quote cite, rare uncommon, react reaction,
+regular ordinary, relative kin, religion faith, remain stay, rent lease, repeat redo, report statement, rescue save,
+respect admire, rob steal theft, rock stone, rude impolite, scientist researcher, section paragraph, selfish greedy,
+serious severe, shape form, shiny glossy, shout yell scream, shy timid, silence mute, singer vocalist, skin dermis,
+smooth even, snack treat, soil dirt, song track, spicy hot, stomach belly abdomen tummy, street road,
+stubborn obstinate, stupid dumb foolish, suggest propose, surgery operation, surprise amaze, sweat perspire,
+taste flavor flavour, terrible awful horrible, throw toss, tool utility, town village, trust rely, truth fact,
+try attempt, ugly unattractive, vaccinate immunize, value worth, voice vocal, volunteer unpaid, wait await,
+walk stroll, war warfare, warn warning alert, wedding marriage, well healthy, wild untamed, win triumph, wise sage,
+word term, wrong incorrect inaccurate false, yearly annual annually, monthly per-month, daily everyday,
+weekly per-week, abbreviation acronym, debug troubleshoot, refactor restructure, terminal shell console,
+crash hang freeze, bandwidth throughput, latency delay lag, container image, cluster fleet, schema structure,
+thread concurrency, library package module dependency, constructor initializer, exception error, compile build,
+argument parameter option flag, setting preference, backup back-up, router modem, copy duplicate, paste insert,
+font typeface, spreadsheet excel, slide presentation powerpoint, essay paper, letter note, speech talk, poem verse,
+story tale narrative, joke pun, outline structure, paraphrase rephrase reword, proofread edit, headline title,
+slogan tagline, tweet post
 """
 
 _OPPOSITE = """
@@ -223,23 +266,29 @@ DATES = {
 }  # fmt: skip
 
 
+def _lines(groups: str) -> list[list[str]]:
+    return [line.split() for line in groups.split(",")]
+
+
 def _groups() -> dict[str, str]:
     """The first group that names a word is its own."""
     groups: dict[str, str] = {}
-    for line in _SAME.replace("\n", " ").split(","):
-        words = line.split()
-        for word in words:
-            groups.setdefault(word, groups.get(words[0], words[0]))
+    for first, *others in _lines(_SAME):
+        for word in (first, *others):
+            groups.setdefault(word, groups.get(first, first))
     return groups
+
+
+def _both_ways(x: str, y: str) -> tuple[tuple[str, str], ...]:
+    x, y = GROUPS.get(x, x), GROUPS.get(y, y)
+    return ((x, y), (y, x)) if x != y else ()
 
 
 STOP = frozenset(_STOP.split())
 NEGATIONS = frozenset(_NEGATIONS.split())
 GROUPS = _groups()
-OPPOSITES = frozenset(
-    (GROUPS.get(x, x), GROUPS.get(y, y))
-    for line in _OPPOSITE.replace("\n", " ").split(",")
-    for pair in [line.split()]
-    for x, y in (pair, pair[::-1])
-    if GROUPS.get(pair[0], pair[0]) != GROUPS.get(pair[1], pair[1])
-)
+OPPOSITES = frozenset(pair for x, y in _lines(_OPPOSITE) for pair in _both_ways(x, y))
+RELATED = frozenset(
+    pair for first, *others in _lines(_SAME) for other in others for pair in _both_ways(first, other)
+).difference(OPPOSITES)
+"""Groups that have a word in common, which may mean either."""
