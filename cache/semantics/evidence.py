@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cache.signals import read_signals
 from cache.verify import NAMES as CUES
-from cache.verify import features
+from cache.verify import doubt, features
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,12 +29,13 @@ NAMES = (
     "nearness_agreement",
     "all_but_equal",
     "record_agreement",
+    "doubt",
     *CUES,
 )
-"""Of the features, in order: what the neighbourhood says, then what the two texts say."""
-WEIGHTS = (0.5, 2.0, 0.6, 0.7, -0.3, 0.7, 0.2, -0.7, 0.3, -0.5, 0.2, *(0.0 for _ in CUES))
+"""Of the features, in order: what the neighbourhood says, then what the two texts say, at once and one by one."""
+WEIGHTS = (0.5, 2.0, 0.6, 0.7, -0.3, 0.7, 0.2, -0.7, 0.3, -0.5, 0.2, 1.5, *(0.0 for _ in CUES))
 """What each is thought to be worth before the first label."""
-SCALES = (*(0.4 for _ in range(11)), *(0.3 for _ in CUES))
+SCALES = (*(0.4 for _ in range(11)), 1.0, *(0.2 for _ in CUES))
 """How far off that may be: standard deviations."""
 RIVAL_SHARE = 0.08
 """Of the say of all neighbours, that of an answer that is worth comparing with."""
@@ -66,6 +67,7 @@ def weigh(text: str, near: Sequence[Near], classes: Classes) -> Evidence:
     agreement = _log_odds(first.say / total, len(near))
     nearness = 4.0 * (first.best.cosine - 0.8)
     size, class_record, entry_record = _records(first)
+    cues = features(read_signals(text), first.best.signals or first.best.text)
     found = (
         1.0,
         nearness,
@@ -78,7 +80,8 @@ def weigh(text: str, near: Sequence[Near], classes: Classes) -> Evidence:
         nearness * agreement,
         10.0 * max(0.0, first.best.cosine - 0.9),
         class_record * agreement,
-        *features(read_signals(text), first.best.signals or first.best.text),
+        doubt(cues),
+        *cues,
     )
     rivals = tuple([group.best.id for group in groups[1:2] if group.say >= RIVAL_SHARE * total])
     return Evidence(first.best, found, rivals)
