@@ -74,9 +74,11 @@ def order_of(seed: int, count: int) -> list[int]:
     return order
 
 
-def read_stream(path: Path, text: str, label: str, limit: int | None = None) -> Stream:
+def read_stream(path: Path, text: str, label: str, limit: int | None = None, alone: str | None = None) -> Stream:
     """Rows with a text and the label of its answer. Of a file of pairs: their texts, and those that equal pairs join,
     directly or through others, have one label.
+
+    alone: label of questions that each have an answer of their own.
 
     Raises:
         BadData: it is not such a file.
@@ -93,7 +95,7 @@ def read_stream(path: Path, text: str, label: str, limit: int | None = None) -> 
     for number, row in _all(first, rows):
         question, answer = _text(path, number, row, text), _text(path, number, row, label)
         repeats += question in found
-        found.setdefault(question, answer)
+        found.setdefault(question, f"{answer} {len(found)}" if answer == alone else answer)
         if limit is not None and len(found) == limit:
             break
     return Stream(path.name, tuple(found), tuple(found.values()), repeats)

@@ -38,6 +38,9 @@ def evaluate(
     pairs: Path | None = typer.Option(None, help="Pairs of questions, each with whether both have one answer."),
     text_column: str = typer.Option("text", help="With --stream: where the question is."),
     label_column: str = typer.Option("label", help="With --stream: where the label of its answer is."),
+    alone: str | None = typer.Option(
+        None, help="With --stream: label of questions that each have an answer of their own, such as `other`."
+    ),
     columns: str = typer.Option("", help="With --pairs: its columns, as `text_a,text_b,label` or with `,kind`."),
     max_wrong_hit_rate: list[float] = typer.Option(
         [0.02], min=0.0001, max=0.4999, help="As in `cache.semantic`; may be given more than once."
@@ -74,7 +77,7 @@ def evaluate(
     how = _How(embedder.value, vectors, plot, as_json)
     try:
         if stream is not None:
-            _stream(read_stream(stream, text_column, label_column, limit), asked, how)
+            _stream(read_stream(stream, text_column, label_column, limit, alone), asked, how)
         elif pairs is not None:
             _pairs(pairs.name, read_pairs(pairs, named, limit), how)
     except BadData as error:

@@ -95,6 +95,12 @@ def test_columns_may_have_other_names_and_only_the_first_rows_be_read(tmp_path: 
     assert read_stream(file, "question", "intent", limit=2).texts == ("a", "b")
 
 
+def test_questions_that_belong_nowhere_may_have_answers_of_their_own(tmp_path: Path) -> None:
+    file = write(tmp_path / "q.csv", "text,label\na,oos\nb,1\nc,oos\nd,1\n")
+    assert len(set(read_stream(file, "text", "label", alone="oos").labels)) == 3
+    assert len(set(read_stream(file, "text", "label").labels)) == 2
+
+
 def test_pairs_become_a_stream_in_which_those_that_are_joined_have_one_label(tmp_path: Path) -> None:
     rows = [("a", "b", 1), ("c", "d", 0), ("b", "e", True), ("d", "a", "different"), ("f", "c", "yes")]
     file = write(tmp_path / "p.json", json.dumps([{"text_a": a, "text_b": b, "label": on} for a, b, on in rows]))

@@ -18,7 +18,10 @@ from typer.testing import CliRunner
 
 from cache.evaluate.vectors import KeptVectors
 from cache.index import Floats
+from gateway.caching.models import STATIC
+from gateway.cli.cache_evaluate_output import bar
 from gateway.cli.root import app
+from tests.weights import weights_folder
 
 GROUPS, EACH, DIMENSIONS = 12, 100, 48
 WORDS = ["card", "cash", "loan", "visa", "bank", "rate", "fee", "pin", "atm", "chip", "lock", "limit"]
@@ -203,6 +206,29 @@ def test_what_cannot_be_evaluated_is_told(made: Path, tmp_path: Path, pairs: tup
     assert "--plot" in error(*stream(made), "--limit", "20", "--seeds", "1", "--plot", folder)
     other = keep(tmp_path / "static.npz", {"a": np.ones(DIMENSIONS, "f4")}, "static")
     assert "has vectors of 'static', not of 'minilm'" in error(*stream(made)[:-1], other)
+
+
+def test_vectors_that_are_not_there_are_made_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADRACE_CACHE", str(weights_folder(STATIC).parent))
+    rows = "".join(f"where is my {thing},{thing}\nI miss my {thing},{thing}\n" for thing in WORDS)
+    (tmp_path / "s.csv").write_text("text,label\n" + rows)
+    words = ("--stream", tmp_path / "s.csv", "--embedder", "static", "--vectors", tmp_path / "v.npz", "--seeds", "1")
+    first = told(*words)
+    assert first["settings"]["embedder"] == "static"
+    assert first["static"][0]["hits"] > 0
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "nothing"))
+    monkeypatch.setenv("HEADRACE_OFFLINE", "1")
+    assert told(*words) == first
+
+
+def test_a_bar_is_shown_on_terminals_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with bar("replaying", 3) as step:
+        step(3)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with bar("replaying", 3) as step:
+        step(3)
+    assert "replaying" in capsys.readouterr().err
 
 
 def test_pairs_of_one_sort_are_told(pairs: tuple[str | Path, ...]) -> None:
