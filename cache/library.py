@@ -159,6 +159,13 @@ class Library:
     def __len__(self) -> int:
         return len(self._ids)
 
+    def compare_by(self, embedder: str) -> None:
+        """From now on questions are compared by its vectors; entries that have such can be found by them."""
+        self._embedder = embedder
+        for slot in self._slots.values():
+            if not slot.indexed:
+                self._index(slot)
+
     def find(self, key: bytes, now: float) -> Entry | None:
         """The answer to the same question."""
         slot = self._keys.get(key)
@@ -301,6 +308,10 @@ class Library:
         self._stats.added += 1
         heapq.heappush(self._ends, (entry.expires_at, slot.number))
         self._ranking.add(slot.number, self._rank_of(slot))
+        self._index(slot)
+
+    def _index(self, slot: _Slot) -> None:
+        entry = slot.entry
         if entry.vector and entry.partition and entry.embedder == self._embedder:
             place = self._place(entry)
             slot.indexed = place.add(slot.number, entry.vector, entry.first)
