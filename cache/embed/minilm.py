@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.embed.batches import Batches, Outcome, Room
-from cache.embed.files import library, require, revision, tokenizer
+from cache.embed.files import give_back_memory, library, require, revision, tokenizer
 from cache.embed.seam import EmbedderError, NoVector, Vector, unit
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class MiniLmEmbedder:
             [_] = self._vectors(["warm"])
         except Exception as error:
             raise EmbedderError(f"{folder / WEIGHTS} is no sentence encoder for onnxruntime: {error}") from error
+        give_back_memory()
         self.name = f"{folder.name}@{revision(folder / WEIGHTS)}"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="headrace-embed")
         self._batches = Batches(self.name, self._in_thread, room or Room())

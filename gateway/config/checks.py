@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from gateway.config import Config, Deployment, Key, Pool
 from gateway.config.admin_checks import admin_findings
 from gateway.config.aws_checks import aws_engine
+from gateway.config.cache_checks import cache_findings
 from gateway.config.cloud_checks import cloud_engine
 from gateway.config.content_checks import content_findings
 from gateway.config.failure_checks import failure_findings
@@ -48,6 +49,7 @@ def check(config: Config, variables: _Variables | None = None) -> list[Finding]:
         *_pools(config),
         *shared_gpus(config),
         *_deployments(config),
+        *cache_findings(config),
         *failure_findings(config),
         *limit_findings(config),
         *queue_findings(config),
