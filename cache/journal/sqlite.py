@@ -26,7 +26,7 @@ from cache.journal.seam import (
     tell,
     tell_dropped,
 )
-from cache.journal.sqlite_file import Damaged, FromNewerVersion, RecordFile, Row, is_full, put_aside
+from cache.journal.sqlite_file import Damaged, NotOurs, RecordFile, Row, is_full, put_aside
 
 logger = logging.getLogger(__name__)
 
@@ -132,8 +132,9 @@ class SqliteJournal:
             except Damaged as error:
                 aside = self._put_aside()
                 logger.error("the response cache's file %s is damaged (%s); put aside as %s", self._path, error, aside)
-            except FromNewerVersion as error:
-                self._away(f"{self._path} is of a newer version: {error}", alone=True)
+                self._closing.wait(AGAIN_S)
+            except NotOurs as error:
+                self._away(f"{self._path}: {error}", alone=True)
             except (sqlite3.Error, OSError) as error:
                 self._away(f"{self._path}: {error}")
             except Exception as error:
@@ -148,14 +149,14 @@ class SqliteJournal:
         try:
             self._get_to_know(file)
             while not self._closing.is_set():
+                if file.replaced():
+                    raise _Moved
                 self._write(file)
                 self._read(file)
                 self._back()
                 self._care(file)
                 self._wake.wait(TAIL_S)
                 self._wake.clear()
-                if file.replaced():
-                    raise _Moved
             self._write(file)
         finally:
             file.close()
@@ -170,15 +171,16 @@ class SqliteJournal:
         self._alone = False
 
     def _write(self, file: RecordFile) -> None:
-        while waiting := self._outbox.first(BATCH):
+        count = BATCH
+        while waiting := self._outbox.first(count):
             try:
                 file.write(waiting)
             except sqlite3.Error as error:
-                if not is_full(error):
+                if not is_full(error) or not file.make_room(sum(len(each.body) for each in waiting)):
                     raise
-                file.make_room()
-                file.write(waiting)
-            self._ask(partial(self._outbox.confirm, waiting[-1].number))
+                count = max(1, len(waiting) // 2)
+            else:
+                self._ask(partial(self._outbox.confirm, waiting[-1].number))
 
     def _read(self, file: RecordFile) -> None:
         now = self._now()
@@ -188,16 +190,17 @@ class SqliteJournal:
             if stale:
                 self._restore(file)
             records: list[Record] = []
+            read = self._last
             for row in file.rows(self._last, now):
+                read = row.number
                 record = self._record_of(row)
                 if record is not None:
                     records.append(record)
                 if len(records) == SLICE:
                     self._apply(records)
-                    self._last = row.number
-                    records = []
+                    self._last, records = read, []
             self._apply(records)
-            self._last = max(self._last, last)
+            self._last = max(read, last)
 
     def _restore(self, file: RecordFile) -> None:
         for learned, upto in file.learned():

@@ -59,8 +59,8 @@ CLEANUP = (EXPIRED, SUPERSEDED, LONG_USED, POINTLESS)
 Values: TypeAlias = tuple[str | bytes | int | float | None, ...]
 
 
-class FromNewerVersion(Exception):
-    """A newer version of Headrace wrote the file. It is left alone."""
+class NotOurs(Exception):
+    """Something else wrote the file, or a newer version of Headrace. It is left alone."""
 
 
 class Damaged(Exception):
@@ -77,11 +77,14 @@ class Row(NamedTuple):
 
     @property
     def whole(self) -> bool:
-        return zlib.crc32(self.body) == self.crc
+        try:
+            return zlib.crc32(self.body) == self.crc
+        except TypeError:
+            return False
 
 
 class RecordFile:
-    """Raises `FromNewerVersion`, `Damaged`, `sqlite3.Error` and `OSError`, here and in all it does.
+    """Raises `NotOurs`, `Damaged`, `sqlite3.Error` and `OSError`, here and in all it does.
 
     max_bytes: over them, the oldest entries make room.
     """
@@ -93,6 +96,7 @@ class RecordFile:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         self._inode = _inode(path)
         self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)
+        self._db.text_factory = lambda text: text.decode(errors="replace")  # a row may be damaged
         try:
             with self._understood():
                 self._prepare(max_bytes)
@@ -124,13 +128,23 @@ class RecordFile:
             for each in waiting:
                 self._write(each)
 
-    def make_room(self) -> None:
-        """Drop the oldest entries, one in ten."""
+    def make_room(self, size_bytes: int) -> bool:
+        """Drop the oldest entries, one in ten. size_bytes: of what has to get in.
+
+        Returns False if there are none, or if it is the disk that is full: nothing is won by dropping them then.
+        """
         with self._writing():
-            self._db.execute(
+            pages, unused, most = (
+                self._db.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "freelist_count", "max_page_count")
+            )
+            if (pages - unused) * PAGE_BYTES + 2 * size_bytes < most * PAGE_BYTES / 2:
+                return False
+            dropped = self._db.execute(
                 "DELETE FROM records WHERE number IN (SELECT number FROM records WHERE kind = 'added' ORDER BY number "
                 "LIMIT 1 + (SELECT count(*) FROM records WHERE kind = 'added') / 10)"
             )
+            return dropped.rowcount > 0
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -192,10 +206,10 @@ class RecordFile:
     def _prepare(self, max_bytes: int) -> None:
         one = self._db.execute
         version, application = one("PRAGMA user_version").fetchone()[0], one("PRAGMA application_id").fetchone()[0]
+        if application != APPLICATION and one("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            raise NotOurs("it is a database of something else: cache.path must name another file")
         if version > VERSION:
-            raise FromNewerVersion(f"it has version {version}, this Headrace reads {VERSION}")
-        if version and application != APPLICATION:
-            raise Damaged("it is not a journal of the response cache")
+            raise NotOurs(f"a newer version wrote it: it has version {version}, this Headrace reads {VERSION}")
         if not version:
             one("PRAGMA auto_vacuum = INCREMENTAL")
         one("PRAGMA journal_mode = WAL")

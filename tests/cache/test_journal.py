@@ -1,0 +1,176 @@
+"""What every journal promises: one order for all workers, nothing twice, nobody waits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from cache.entry import Added, Purged, Quarantined, Record, Selector, Used
+from cache.journal.memory import MemoryJournal
+from cache.journal.redis import RedisJournal
+from cache.journal.seam import Journal, Outbox, decoded, encoded, tell_dropped
+from cache.journal.sqlite import SqliteJournal
+from cache.library import Library
+from gateway.redis_client import hang_up
+from tests.cache.entries import NOW, entry, judged, library, state_of, told
+from tests.harness import settled
+from tests.valkey import valkey_running
+
+Open = Callable[[], Journal]
+SHARED = ["sqlite", "redis"]
+
+
+@asynccontextmanager
+async def opened(kind: str, folder: Path) -> AsyncIterator[Open]:
+    """Opens another worker's journal on the same store."""
+    async with AsyncExitStack() as stack:
+        if kind == "redis":
+            server = await stack.enter_async_context(valkey_running())
+
+            def open_redis() -> Journal:
+                client = server.client()
+                close = partial(hang_up, client, 1.0)
+                return RedisJournal(client, lambda: NOW, hang_up=close, timeout_s=5.0)
+
+            yield open_redis
+        elif kind == "sqlite":
+            yield lambda: SqliteJournal(folder / "cache.db", lambda: NOW)
+        else:
+            yield MemoryJournal
+
+
+@asynccontextmanager
+async def worker(open_journal: Open, me: str = "me") -> AsyncIterator[tuple[Journal, Library]]:
+    shelf, journal = library(me=me), open_journal()
+    await journal.start(shelf, 10.0)
+    try:
+        yield journal, shelf
+    finally:
+        await journal.aclose()
+
+
+@pytest.mark.parametrize("kind", ["memory", *SHARED])
+async def test_what_a_worker_adds_it_finds_at_once(kind: str, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path) as another, worker(another) as (journal, shelf):
+        journal.append(Added(entry("a")))
+        assert shelf.find(entry("a").key, NOW) is not None
+        journal.append(Quarantined((entry("a").id,), NOW, "user"))
+        assert shelf.find(entry("a").key, NOW) is None
+        journal.append(judged("a"))
+        await journal.settled()
+        await settled(lambda: not told(shelf).learned, "nothing was learned")
+        assert told(shelf).learned == [(entry("a").id, True)]
+        status = journal.status()
+        assert (status.name, status.state, status.waiting, status.dropped) == (kind, "ok", 0, 0)
+        assert len(journal.secret) == 32
+
+
+@pytest.mark.parametrize("kind", SHARED)
+async def test_three_workers_come_to_the_same_state(kind: str, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path) as another, AsyncExitStack() as stack:
+        workers = [await stack.enter_async_context(worker(another, f"w{n}")) for n in range(3)]
+        for name in range(40):
+            journal, _ = workers[name % 3]
+            journal.append(Added(entry(f"e{name}", seed=name)))
+            journal.append(judged(f"e{name}", equal=name % 2 == 0))
+        for journal, _ in workers:
+            await journal.settled()
+        await settled(lambda: [s for _, s in workers if len(told(s).learned) < 40], "labels are missing")
+        workers[1][0].append(Quarantined((entry("e4").id,), NOW, "user"))
+        workers[2][0].append(Used({entry("e6").id: 5}, NOW, "w2"))
+        for journal, _ in workers:
+            await journal.settled()
+        await settled(lambda: [s for _, s in workers if len(s) > 39], "it is not quarantined everywhere")
+        for journal, shelf in workers:
+            assert len(shelf) == 39
+            assert journal.secret == workers[0][0].secret
+        first = state_of(workers[0][1])
+        assert [told(shelf).learned for _, shelf in workers] == [told(workers[0][1]).learned] * 3
+        async with worker(another, "new") as (_, newcomer):
+            await settled(lambda: len(told(newcomer).learned) < 40, "a newcomer lacks labels")
+            assert told(newcomer).learned == told(workers[0][1]).learned
+            assert newcomer._ids.keys() == workers[0][1]._ids.keys()
+            held = newcomer.held(entry("e6").id)
+            assert held is not None and held.hits == 5
+        assert state_of(workers[0][1]) == first
+
+
+@pytest.mark.parametrize("kind", SHARED)
+async def test_everything_is_there_again_after_a_restart_but_what_has_had_its_time(kind: str, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path) as another:
+        async with worker(another) as (journal, shelf):
+            for name in range(100):
+                journal.append(Added(entry(f"e{name}")))
+            journal.append(Added(entry("old", expires_at=NOW - 1)))
+            journal.append(judged("e1"))
+            secret = journal.secret
+            await journal.settled()
+        async with worker(another) as (journal, shelf):
+            shelf.sweep(NOW)
+            assert len(shelf) == 100
+            assert journal.secret == secret or kind == "memory"
+            assert told(shelf).learned == [(entry("e1").id, True)]
+
+
+@pytest.mark.parametrize("kind", SHARED)
+async def test_a_purge_reaches_every_worker_and_those_to_come(kind: str, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path) as another, worker(another) as (mine, here), worker(another) as (yours, there):
+        for name in "abc":
+            mine.append(Added(entry(name, tenant=name, tags=(name,))))
+        await mine.settled()
+        await settled(lambda: len(there) < 3, "entries are missing")
+        yours.append(Purged(Selector(tag="b"), NOW, "admin"))
+        yours.append(Purged(Selector(tenant="c", before_epoch=9), NOW, "admin"))
+        assert len(there) == 1
+        await settled(lambda: len(here) > 1, "it was not purged")
+        await yours.settled()
+        async with worker(another) as (_, newcomer):
+            assert list(newcomer._ids) == [entry("a").id]
+
+
+@pytest.mark.parametrize("kind", SHARED)
+async def test_a_record_that_the_library_cannot_take_does_not_keep_the_next_from_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(kind, tmp_path) as another, worker(another) as (mine, _), worker(another) as (_, there):
+        apply = there.apply
+
+        def pick(record: Record) -> None:
+            if isinstance(record, Added) and record.entry.text == "what is b?":
+                raise ZeroDivisionError
+            apply(record)
+
+        monkeypatch.setattr(there, "apply", pick)
+        for name in "abc":
+            mine.append(Added(entry(name)))
+        await settled(lambda: len(there) < 2, "what came after it is missing")
+        assert "could not take a record: Added" in caplog.text
+
+
+def test_a_record_is_read_as_it_was_written_and_what_is_damaged_is_none() -> None:
+    records: list[Record] = [
+        Added(entry("a", seed=1, tags=("x",))),
+        judged("a"),
+        Quarantined(("a", "b"), NOW, "user"),
+        Purged(Selector(tag="x"), NOW, "admin"),
+        Used({"a": 1}, NOW, "me"),
+    ]
+    for record in records:
+        body = encoded(record)
+        assert decoded(body) == record
+        assert all(decoded(body[:length]) is None for length in range(0, len(body) - 1, 7))
+    assert decoded(b"\x92\xa7unheard\x01") is None
+
+
+def test_records_wait_within_bounds_and_what_was_dropped_is_still_learned_here() -> None:
+    outbox, shelf = Outbox(max_bytes=2000), library()
+    dropped = [record for n in range(50) for record in outbox.put(judged(f"e{n}", at=NOW + n))]
+    assert outbox.dropped == len(dropped) == 50 - len(outbox)
+    assert 0 < len(outbox) < 50 and outbox.first(1)[0].number == len(dropped) + 1
+    tell_dropped(shelf, [*dropped, Added(entry("a"))])
+    assert len(told(shelf).learned) == len(dropped)
+    assert len(shelf) == 0, "it was told when it was made"
