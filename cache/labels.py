@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -16,12 +17,13 @@ class LabelQueue(Generic[T]):
     """Pairs of answers to be compared, the oldest first. When it is full the oldest goes: what is asked now says more
     of what is asked next.
 
-    most: items that it holds.
+    most: items that it holds. on_drop: is given what had to go.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, on_drop: Callable[[T], None] = lambda item: None) -> None:
         self._items: deque[tuple[T, float]] = deque()
         self._most = most
+        self._on_drop = on_drop
         self.dropped = 0
         """Items that had to go."""
 
@@ -33,8 +35,7 @@ class LabelQueue(Generic[T]):
 
     def put(self, item: T, now_s: float) -> None:
         if len(self._items) >= self._most:
-            self._items.popleft()
-            self.dropped += 1
+            self._drop(self._items.popleft()[0])
         self._items.append((item, now_s))
 
     def take(self, now_s: float, max_age_s: float) -> tuple[T, float] | None:
@@ -43,7 +44,7 @@ class LabelQueue(Generic[T]):
             item, since_s = self._items.popleft()
             if now_s - since_s <= max_age_s:
                 return item, now_s - since_s
-            self.dropped += 1
+            self._drop(item)
         return None
 
     def put_back(self, item: T, age_s: float, now_s: float) -> None:
@@ -51,7 +52,11 @@ class LabelQueue(Generic[T]):
         if len(self._items) < self._most:
             self._items.appendleft((item, now_s - age_s))
         else:
-            self.dropped += 1
+            self._drop(item)
+
+    def _drop(self, item: T) -> None:
+        self.dropped += 1
+        self._on_drop(item)
 
 
 class Allowance:

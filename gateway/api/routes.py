@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -72,7 +73,7 @@ def create_api(state: ApiState) -> FastAPI:
     _add_models(api, state)
     _add_service(api, state, version)
     _add_admin(api, state)
-    add_cache_routes(api, lambda: state.cache(), lambda request: _caller(state, request), lambda r: _admin(state, r))
+    add_cache_routes(api, lambda: state.cache(), partial(_caller, state), partial(_admin, state))  # noqa: PLW0108 - later
     complete(api)
     return api
 

@@ -112,7 +112,8 @@ class Desk:
 
         taken = take_feedback(self.library, tell, caller, entry_id, wrong=wrong, at=self._wall_s())
         for record in told:
-            await self._to_others(record)
+            if isinstance(record, Quarantined):
+                await self._to_others(record)
         return taken
 
     async def _tell_all(self, record: Record) -> None:

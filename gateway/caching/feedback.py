@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cache.entry import Quarantined, Record
+from cache.entry import Entry, Judged, Quarantined, Record
 from cache.library import Library
+from cache.semantics.seam import Look
 from gateway.errors import NotFound
 from gateway.identity import Caller
 
@@ -46,6 +47,9 @@ def take_feedback(
         return FeedbackTaken(quarantined=0)
     before = library.stats().quarantined
     by = f"{caller.tenant}/{caller.key_name}"
+    complaint = _complaint(library, held.entry, at)
+    if complaint is not None:
+        tell(complaint)
     tell(Quarantined((entry_id,), at, by))
     count = library.stats().quarantined - before
     logger.warning(
@@ -56,3 +60,12 @@ def take_feedback(
         count,
     )
     return FeedbackTaken(quarantined=count)
+
+
+def _complaint(library: Library, entry: Entry, at: float) -> Judged | None:
+    """What counts against the certificate; None: nothing is served by it. How certain it was is not known any more,
+    but that it was certain enough is."""
+    cut = library.cohort(entry.cohort).status().cut
+    if not entry.vector or cut == float("inf"):
+        return None
+    return Judged(entry.cohort, Look(candidate=entry.id, score=cut, serves=True, cut=cut), "", False, "feedback", at)

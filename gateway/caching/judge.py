@@ -69,7 +69,7 @@ class Labeller:
     """One per worker, used from its event loop alone.
 
     tell: takes each label. lag: takes its age in seconds.
-    calls: None: there is nobody to ask.
+    lost: takes each audit that will not come, for a reason that has nothing to do with what it would have said.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Labeller:
         *,
         confidence: float = 0.95,
         lag: Callable[[float], None] = lambda lag_s: None,
+        lost: Callable[[Wish], None] = lambda wish: None,
         wall_s: Callable[[], float] = wall_time_s,
     ) -> None:
         self._options = options
@@ -90,8 +91,9 @@ class Labeller:
         self._clock = clock
         self._rng = rng
         self._lag = lag
+        self._lost = lost
         self._wall_s = wall_s
-        self._queue: LabelQueue[Wish] = LabelQueue(MAX_WAITING)
+        self._queue: LabelQueue[Wish] = LabelQueue(MAX_WAITING, self._give_up)
         self._allowance = Allowance(options.max_per_minute, options.max_usd_per_day)
         self._wanted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -161,7 +163,9 @@ class Labeller:
         try:
             if wish.fresh is None:
                 wish = msgspec.structs.replace(wish, fresh=await self._ask_again(wish))
-            assert wish.fresh is not None
+            if wish.fresh is None:
+                self._left(wish, "unclear")
+                return
             if self._by_texts(wish, wish.fresh, since_s):
                 return
             if self._options.deployment:
@@ -176,21 +180,18 @@ class Labeller:
             await self._clock.sleep(BUSY_S * (0.5 + self._rng.random()))
         except Unreachable:
             self._left(wish, "confined")
-        except _NoAnswer:
+            self._give_up(wish)
+        except ApiError:
             self._left(wish, "failed")
+            self._give_up(wish)
 
-    async def _ask_again(self, wish: Wish) -> Answer:
-        """What the engine says to what was answered from the cache."""
+    async def _ask_again(self, wish: Wish) -> Answer | None:
+        """What the engine says to what was answered from the cache; None: nothing that is fit to be compared."""
         assert wish.again is not None
         call = whole(wish.again)
-        try:
-            body = await self._calls.ask(wish.deployment, call, wish.clearance, "audit", self._paid)
-        except ApiError as error:
-            raise _NoAnswer from error
+        body = await self._calls.ask(wish.deployment, call, wish.clearance, "audit", self._paid)
         answer = assemble(kind_of(call.operation), body, False)
-        if isinstance(answer, str):
-            raise _NoAnswer
-        return answer
+        return None if isinstance(answer, str) else answer
 
     def _by_texts(self, wish: Wish, fresh: Answer, since_s: float | None = None) -> bool:
         """Whether the texts settle it; if so it is told."""
@@ -230,15 +231,15 @@ class Labeller:
         """
         Raises:
             Busy, Unreachable: see `OwnCalls.ask`.
-            _NoAnswer: it failed.
+            ApiError: it failed.
         """
         assert self._options.deployment
         try:
             call = question(asked, self._options.deployment)
             body = await self._calls.ask(self._options.deployment, call, clearance, purpose, self._paid)
-        except ApiError as error:
+        except ApiError:
             self._count(None, failed=True)
-            raise _NoAnswer from error
+            raise
         same = verdict(asked, said(body))
         self._count(same)
         return same
@@ -259,6 +260,6 @@ class Labeller:
     def _left(self, wish: Wish, why: Outcome) -> None:
         self.outcomes[(wish.source, why)] += 1
 
-
-class _NoAnswer(Exception):
-    """An engine gave none that says anything."""
+    def _give_up(self, wish: Wish) -> None:
+        if wish.source == "audit":
+            self._lost(wish)

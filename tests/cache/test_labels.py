@@ -6,9 +6,11 @@ from cache.labels import DAY_S, Allowance, LabelQueue
 
 
 def test_the_oldest_goes_when_the_queue_is_full() -> None:
-    queue: LabelQueue[str] = LabelQueue(2)
+    gone: list[str] = []
+    queue: LabelQueue[str] = LabelQueue(2, gone.append)
     for at, item in enumerate("abc"):
         queue.put(item, float(at))
+    assert gone == ["a"]
     assert (len(queue), queue.dropped, repr(queue)) == (2, 1, "<LabelQueue 2/2 dropped=1>")
     assert queue.take(5.0, 60.0) == ("b", 4.0)
 

@@ -75,6 +75,7 @@ class Labels:
     def __init__(self) -> None:
         self.told: asyncio.Queue[Judged] = asyncio.Queue()
         self.lags: list[float] = []
+        self.lost: list[Wish] = []
 
 
 @asynccontextmanager
@@ -85,7 +86,14 @@ async def labelling(
     judge = JudgeOptions.model_validate({"deployment": "m", "planted_share": planted_share} | options)
     rng = random.Random(seed)
     labeller = Labeller(
-        judge, own_calls(server), labels.told.put_nowait, RealClock(), rng, lag=labels.lags.append, wall_s=lambda: 7.0
+        judge,
+        own_calls(server),
+        labels.told.put_nowait,
+        RealClock(),
+        rng,
+        lag=labels.lags.append,
+        lost=labels.lost.append,
+        wall_s=lambda: 7.0,
     )
     labeller.start()
     try:

@@ -99,14 +99,24 @@ async def test_an_audit_asks_the_engine_the_same_question_in_one_piece() -> None
         assert (record["tenant"], record["key"]) == ("headrace-cache", "audit")
 
 
-async def test_an_audit_that_is_cut_off_says_nothing() -> None:
+async def test_an_audit_that_is_cut_off_says_nothing_and_is_not_called_lost() -> None:
     async with hand_judged() as (engine, _, labeller, labels):
         labeller.want(wish("Paris", None, again=call()))
         choice = {"index": 0, "message": {"role": "assistant", "content": "Pa"}, "finish_reason": "length"}
         (await engine.turn()).send(whole(completion("", choices=[choice])))
         await settled(lambda: None if labeller.outcomes else "not left", "it is not told")
+        assert labeller.outcomes == {("audit", "unclear"): 1}
+        assert (labels.told.empty(), labels.lost) == (True, [])
+
+
+async def test_an_audit_that_an_engine_does_not_answer_is_lost() -> None:
+    async with hand_judged() as (engine, _, labeller, labels):
+        audit = wish("Paris", None, again=call())
+        labeller.want(audit)
+        (await engine.turn()).send(whole(b'{"error": {"message": "no"}}', "400 Bad Request"))
+        await settled(lambda: None if labeller.outcomes else "not left", "it is not told")
         assert labeller.outcomes == {("audit", "failed"): 1}
-        assert labels.told.empty()
+        assert labels.lost == [audit]
 
 
 async def test_r11_a_confined_answer_is_judged_by_no_pool_that_may_not_see_it() -> None:
@@ -114,6 +124,7 @@ async def test_r11_a_confined_answer_is_judged_by_no_pool_that_may_not_see_it() 
         labeller.want(wish(LONG, OTHER, clearance=Clearance("secret", 1, frozenset({"elsewhere"}))))
         await settled(lambda: None if labeller.outcomes else "not left", "it is not told")
         assert labeller.outcomes == {("miss", "confined"): 1}
+        assert labels.lost == []
         assert engine.stats.requests == 0
         assert labels.told.empty()
 
