@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from cache.entry import Judged
 
 
+PACE = 1e-6
+"""By which the model's doubt grows with each label: about ten thousand of them are remembered."""
+
+
 class CohortState(msgspec.Struct, array_like=True):
     """All that was learned. `features`: names of what the score is made of; with others it would mean another thing."""
 
@@ -58,7 +62,7 @@ class Cohort:
     def __init__(self, bound: Bound) -> None:
         self._bound = bound
         self._classes = Classes()
-        self._model = Model(WEIGHTS, SCALES)
+        self._model = Model(WEIGHTS, SCALES, pace=PACE)
         self._certificate = Certificate(bound.max_wrong_hit_rate, bound.confidence, bound.audit_share)
         self._labels = self._hits = self._audited = self._audited_wrong = 0
 

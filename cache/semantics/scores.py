@@ -17,7 +17,7 @@ FLATTEST = 1e-4
 
 
 class ModelState(msgspec.Struct):
-    """`spread`: lower triangle of the covariance of the weights, row by row."""
+    """`spread`: covariance of the weights, row by row; whole, for its halves differ in their last digits."""
 
     weights: list[float]
     spread: list[list[float]]
@@ -70,7 +70,7 @@ class Model:
         self._spread = spread
 
     def snapshot(self) -> ModelState:
-        return ModelState(list(self.weights), [row[: at + 1] for at, row in enumerate(self._spread)])
+        return ModelState(list(self.weights), [list(row) for row in self._spread])
 
     def restore(self, state: ModelState) -> bool:
         """Whether it was the state of a model with as many features; else nothing changes."""
@@ -78,6 +78,5 @@ class Model:
         if len(state.weights) != size or len(state.spread) != size:
             return False
         self.weights = list(state.weights)
-        lower = state.spread
-        self._spread = [[lower[max(i, j)][min(i, j)] for j in range(size)] for i in range(size)]
+        self._spread = [list(row) for row in state.spread]
         return True
