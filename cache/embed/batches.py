@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import TypeAlias
 
-from cache.embed.seam import NoVector, Vector
+from cache.embed.seam import NoVector, Vector, unit
 
 logger = logging.getLogger("headrace.cache")
 
@@ -132,12 +132,21 @@ class Batches:
 
     def _tell(self, outcomes: Sequence[Outcome]) -> None:
         """Once when it begins to fail, once when it does no more."""
-        problem = next((one for one in outcomes if isinstance(one, NoVector) and one.reason != "long"), None)
+        problems = [one for one in outcomes if isinstance(one, NoVector) and one.reason != "long"]
+        problem = problems[0] if len(problems) == len(outcomes) else None
         if problem is not None and not self._failing:
             logger.warning("questions get no vectors from %s, so that similar ones are misses: %s", self.name, problem)
         elif problem is None and self._failing:
             logger.warning("questions get vectors from %s again", self.name)
         self._failing = problem is not None
+
+
+def outcome_of(vector: Vector) -> Outcome:
+    """At unit length; one that has no direction is its own text's misfortune alone."""
+    try:
+        return unit(vector)
+    except NoVector as error:
+        return error
 
 
 def _similar(first: str, other: str) -> bool:

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import msgspec
 
-from cache.embed.batches import Batches, Outcome, Room
+from cache.embed.batches import Batches, Outcome, Room, outcome_of
 from cache.embed.files import library
-from cache.embed.seam import NoVector, Vector, unit
+from cache.embed.seam import NoVector, Vector
 
 
 class Post(Protocol):
@@ -110,6 +110,5 @@ class EndpointEmbedder:
         if others or size != (self.dimensions or size):
             expected = f"of {self.dimensions} numbers" if self.dimensions else "of one length"
             raise NoVector("unfit", f"the endpoint's vectors are not {expected}")
-        vectors: list[Outcome] = [unit(self._numpy.array(by_index[i], "f4")) for i in range(wanted)]
         self.dimensions = size
-        return vectors
+        return [outcome_of(self._numpy.array(by_index[i], "f4")) for i in range(wanted)]

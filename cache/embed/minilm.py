@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.embed.batches import Batches, Outcome, Room
+from cache.embed.batches import Batches, Outcome, Room, outcome_of
 from cache.embed.files import give_back_memory, library, require, revision, tokenizer
-from cache.embed.seam import EmbedderError, NoVector, Vector, unit
+from cache.embed.seam import EmbedderError, NoVector, Vector
 
 if TYPE_CHECKING:
     import numpy as np
@@ -81,7 +81,7 @@ class MiniLmEmbedder:
             mask[i, : len(row)] = 1
         feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         output = self._session.run(None, {name: feeds[name] for name in self._inputs})[0]
-        return [unit(vector) for vector in self._pooled(output, mask)]
+        return [outcome_of(vector) for vector in self._pooled(output, mask)]
 
     def _pooled(self, output: npt.NDArray[np.float32], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         if output.ndim < _HIDDEN_STATES:

@@ -97,6 +97,17 @@ async def test_what_is_no_vector_is_a_miss(
     assert await reason(embedder) == expected
 
 
+async def test_a_vector_without_a_direction_costs_only_its_own_text(
+    post: Post, embedder: EndpointEmbedder, caplog: pytest.LogCaptureFixture
+) -> None:
+    post.answer = answering([0, 0], [0, 2])
+    outcomes = await asyncio.gather(embedder.embed(["a", "b"]), return_exceptions=True)
+    assert [one.reason for one in outcomes if isinstance(one, NoVector)] == ["unfit"]
+    post.answer = answering([0, 2])
+    assert [vector.tolist() for vector in await embedder.embed(["b"])] == [[0, 1]]
+    assert caplog.text == ""
+
+
 async def test_a_vector_of_another_length_than_before_is_a_miss(post: Post, embedder: EndpointEmbedder) -> None:
     await embedder.embed(["a"])
     post.answer = answering([1, 2])

@@ -109,7 +109,7 @@ async def test_a_question_is_embedded_fast_enough_to_wait_for(minilm: MiniLmEmbe
         quick.append(between_s - before_s)
         slow.append(time.process_time() - between_s)
     assert statistics.median(quick) < STATIC_S
-    assert statistics.median(slow) < LOOKUP_S * 1.5  # a neighbour's cache misses cost processor time too
+    assert statistics.median(slow) < LOOKUP_S * 2  # busy neighbours and slower machines cost processor time too
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path, folder: Path) -> None:
