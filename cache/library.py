@@ -52,6 +52,8 @@ class CohortLike(Protocol):
 
     def served(self, look: Look, audited: bool = ..., /) -> None: ...
 
+    def lost(self, look: Look, /) -> None: ...
+
     def quarantine(self, entry_id: str, /) -> tuple[str, ...]: ...
 
     def forget(self, entry_id: str, /) -> None: ...
@@ -308,7 +310,9 @@ class Library:
         self._stats.added += 1
         heapq.heappush(self._ends, (entry.expires_at, slot.number))
         self._ranking.add(slot.number, self._rank_of(slot))
-        self._index(slot)
+        if entry.vector and entry.partition:
+            self.cohort(entry.cohort).added(entry.id, entry.text)
+            self._index(slot)
 
     def _index(self, slot: _Slot) -> None:
         entry = slot.entry
@@ -317,7 +321,6 @@ class Library:
             slot.indexed = place.add(slot.number, entry.vector, entry.first)
             if slot.indexed:
                 self._places[entry.partition] = place
-                self.cohort(entry.cohort).added(entry.id, entry.text)
 
     def _place(self, entry: Entry) -> Place:
         place = self._places.get(entry.partition)
@@ -334,14 +337,13 @@ class Library:
             del self._keys[entry.key]
         self._used.pop(entry.id, None)
         self.size_bytes -= slot.size_bytes
-        if not slot.indexed:
-            return
-        place = self._places[entry.partition]
-        place.remove(slot.number)
-        self._untidy.add(entry.partition)
-        if not len(place):
-            del self._places[entry.partition]
-        if forget:
+        if slot.indexed:
+            place = self._places[entry.partition]
+            place.remove(slot.number)
+            self._untidy.add(entry.partition)
+            if not len(place):
+                del self._places[entry.partition]
+        if forget and entry.vector and entry.partition:
             self.cohort(entry.cohort).forget(entry.id)
 
     def _make_room(self) -> None:

@@ -10,18 +10,17 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from socket import socket
 
-from cache.store import ExactCache
 from engines.outbox import Outbox
 from gateway.api.openapi import Status
 from gateway.api.routes import ApiState, create_api
 from gateway.attendance import Attendance
-from gateway.caching.desk import Desk, Spread
+from gateway.caching.desk import Spread
+from gateway.caching.open import open_cache
 from gateway.callers import Callers
 from gateway.catalog import Catalog, build_pools
 from gateway.choice import Chooser
 from gateway.classifier import Classifier
 from gateway.clock import Clock, RealClock
-from gateway.config import Cache as CacheOptions
 from gateway.config import Config
 from gateway.config import Pool as PoolOptions
 from gateway.config.queue_options import QueueOptions
@@ -109,6 +108,20 @@ class Gateway:
         outbox = Outbox()
         catalog, chooser = self._routing(rng, outbox)
         self._estimator = Estimator(config, catalog.deployments)
+        dispatcher = Dispatcher(clock, rng, self.telemetry, chooser, callers.standing)
+        caching = self._caching = open_cache(
+            config,
+            catalog,
+            dispatcher,
+            self.telemetry,
+            chooser.rooms,
+            clock,
+            rng,
+            worker_id=worker_id,
+            spread=spread,
+        )
+        self.desk = None if caching is None else caching.desk
+        """What those who run the gateway are told of the response cache; None: it is off."""
         self.pipeline = Pipeline(
             identity=callers.identity,
             residency=residency,
@@ -117,8 +130,8 @@ class Gateway:
             estimator=self._estimator,
             ledger=callers.ledger,
             content=content,
-            cache=_cache(config.cache, clock),
-            dispatcher=Dispatcher(clock, rng, self.telemetry, chooser, callers.standing),
+            cache=None if caching is None else caching.front,
+            dispatcher=dispatcher,
             telemetry=self.telemetry,
             clock=clock,
             keepalive_s=config.server.sse_keepalive_s,
@@ -137,9 +150,6 @@ class Gateway:
         )
         self._tls = server_tls(config)
         self.server = self._server(state, outbox, version)
-        self._spread = spread
-        self.desk: Desk | None = None
-        """What those who run the gateway are told of the response cache; None: it is off."""
         self._acceptor: Acceptor | None = None
         self._leaving = False
         self.engines_ready = True
@@ -232,6 +242,8 @@ class Gateway:
         loop = asyncio.get_running_loop()
         await self._knowledge.start(turn)
         await self._callers.start()
+        if self._caching is not None:
+            await self._caching.start()
         for keeper in self.keepers:
             keeper.start()
         with contextlib.suppress(TimeoutError):
@@ -285,6 +297,8 @@ class Gateway:
         for keeper in self.keepers:
             await keeper.aclose()
         self._estimator.close()
+        if self._caching is not None:
+            await self._caching.aclose()
         await self._callers.aclose()
         await self._knowledge.aclose()
         if self._classifier is not None:
@@ -323,10 +337,6 @@ class Gateway:
 
     def _held(self) -> Iterable[tuple[tuple[str, ...], float]]:
         return [((name,), float(pool.waker.held)) for name, pool in self.pools.items() if pool.waker is not None]
-
-
-def _cache(options: CacheOptions, clock: Clock) -> ExactCache | None:
-    return ExactCache(options.max_bytes, options.ttl_s, clock.monotonic) if options.enabled else None
 
 
 def _replica(options: PoolOptions, pool: str, name: str, url: str, outbox: Outbox) -> Replica:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from functools import partial
 
-from cache.store import CachedAnswer, ResponseCache, exact_key
 from engines.base import Operation
 from gateway.admission import NO_CHARGE, Charge, Ledger
+from gateway.caching.front import Asking, ResponseCache
 from gateway.catalog import Catalog, Deployment
 from gateway.classifier import Classifier
 from gateway.clock import Clock
 from gateway.dispatch import Dispatcher, not_allowed
 from gateway.http import Request, Sink
-from gateway.http.recorder import Recorder
 from gateway.identity import Caller, KeyRing
 from gateway.limits.cost import NOTHING, Cost
 from gateway.limits.plan import Plan
-from gateway.record import Record, Usage
-from gateway.relay import JSON_HEADERS, SSE_HEADERS, Relay
+from gateway.record import Record
+from gateway.relay import Relay
 from gateway.residency import Clearance, Residency
 from gateway.standing import flow_of
 from gateway.telemetry import Span, Telemetry
@@ -85,15 +85,20 @@ class Pipeline:
         with admitted as charge, self.telemetry.in_flight(deployment.name):
             if self.content is not None:
                 sink = self._tap(self.content, caller, call, clearance, sink, record)
-            recorder = self._look_up(caller, call, clearance, request, sink, record)
-            if recorder is None:
-                return
-            with Relay(call, record, recorder, self.clock, self.keepalive_s, self.telemetry.redactor) as relay:
-                headers = _engine_headers(record, span)
-                asked_with = request.headers
-                await self.dispatcher.run(deployment, call, clearance, headers, record, relay.deliver, asked_with)
+            asking = Asking(caller, call, deployment, clearance, request, sink, record)
+            if self.cache is None:
+                await self._ask(asking, span, sink)
+            else:
+                await self.cache.serve(asking, partial(self._ask, asking, span))
             charge.settle()
-        self._remember(caller, call, clearance, recorder, record)
+
+    async def _ask(self, asking: Asking, span: Span, sink: Sink) -> None:
+        """Have an engine answer into `sink`."""
+        call, record = asking.call, asking.record
+        with Relay(call, record, sink, self.clock, self.keepalive_s, self.telemetry.redactor) as relay:
+            headers = _engine_headers(record, span)
+            deliver, asked_with = relay.deliver, asking.request.headers
+            await self.dispatcher.run(asking.deployment, call, asking.clearance, headers, record, deliver, asked_with)
 
     def _cost(self, plan: Plan, deployment: Deployment, call: Call, request: Request) -> Cost | Awaitable[Cost]:
         """What the call may use, as far as a limit asks for it."""
@@ -110,45 +115,6 @@ class Pipeline:
             return sink
         record.content = tap
         return tap
-
-    def _look_up(
-        self, caller: Caller, call: Call, clearance: Clearance, request: Request, sink: Sink, record: Record
-    ) -> Sink | None:
-        """Where the answer is to go; None if the cache had it and it is already there."""
-        directives = request.headers.get(b"cache-control", b"").lower()
-        if self.cache is None or b"no-store" in directives:
-            return sink
-        record.cache = "miss"
-        if b"no-cache" not in directives:
-            answer = self.cache.get(_cache_key(caller, call, clearance))
-            if answer is not None:
-                _replay(answer, sink, record)
-                return None
-        return Recorder(sink)
-
-    def _remember(self, caller: Caller, call: Call, clearance: Clearance, sink: Sink, record: Record) -> None:
-        """What a fallback said is not kept: the deployment asked for may be back for the next one."""
-        if self.cache is None or not isinstance(sink, Recorder) or record.error_type or record.fallback:
-            return
-        usage = record.usage
-        answer = CachedAnswer(sink.body(), call.stream, usage.prompt_tokens, usage.completion_tokens)
-        self.cache.put(_cache_key(caller, call, clearance), answer)
-
-
-def _cache_key(caller: Caller, call: Call, clearance: Clearance) -> bytes:
-    """Calls of different sensitivity share no answer, nor do those whose answers may differ in length. Names hold no
-    space."""
-    return exact_key(f"{clearance.name} {caller.tenant} {call.output_cap}", call.operation, call.body)
-
-
-def _replay(answer: CachedAnswer, sink: Sink, record: Record) -> None:
-    """A hit streams like an engine would."""
-    record.cache, record.status = "hit", 200
-    record.usage = Usage(prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens)
-    lines = (SSE_HEADERS if answer.stream else JSON_HEADERS) + b"x-headrace-cache: hit\r\n"
-    sink.start(200, lines, None if answer.stream else len(answer.body))
-    sink.write(answer.body)
-    sink.end()
 
 
 def _engine_headers(record: Record, span: Span) -> bytes:

@@ -76,7 +76,7 @@ class Record(msgspec.Struct):
     retry_denied: bool = False
     """Whether a retry would have gone over `retry_share`."""
     cache: str = "bypass"
-    """hit, miss or bypass."""
+    """hit, semantic, miss or bypass."""
     status: int = 0
     """HTTP status sent; 499 if the client hung up first."""
     error_type: str = ""
@@ -100,6 +100,11 @@ class Record(msgspec.Struct):
     """Whether the gateway made `request_id` up itself."""
     content: object = None
     """What was said, if that is to be kept; see `gateway.usage.content`."""
+
+    @property
+    def is_kept_answer(self) -> bool:
+        """Whether no engine was asked: the cache had the answer."""
+        return self.cache in ("hit", "semantic")
 
     def note(self, error: ApiError) -> None:
         self.error_type = error.code

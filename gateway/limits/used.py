@@ -23,11 +23,11 @@ class Bookkeeper:
     def tokens(self, record: Record) -> int:
         """None were used by an answer from the cache."""
         usage = record.usage
-        return 0 if record.cache == "hit" else usage.prompt_tokens + usage.completion_tokens
+        return 0 if record.is_kept_answer else usage.prompt_tokens + usage.completion_tokens
 
     def nano_usd(self, record: Record) -> int:
         """Billionths of a US dollar, rounded up; 0 where the model has no price."""
-        if record.cache == "hit":
+        if record.is_kept_answer:
             return 0
         model = record.engine_model
         if model not in self._prices:

@@ -103,7 +103,7 @@ def read_log(path: Path, lines: Iterator[str], limit: int | None = None) -> Log:
             ended_s = datetime.fromisoformat(row.time).timestamp()
         except (msgspec.MsgspecError, ValueError) as error:
             raise BadTrace(f"{path}:{number}: not a line of the access log: {error}") from None
-        if row.tokens_in <= 0 or not row.deployment or row.cache == "hit":
+        if row.tokens_in <= 0 or not row.deployment or row.cache in ("hit", "semantic"):
             skipped += 1
         else:
             request = _request(row, ended_s - row.duration_ms / 1e3)

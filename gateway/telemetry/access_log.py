@@ -204,7 +204,7 @@ class Pretty:
         ttft = _span(line.ttft_ms) if line.ttft_ms is not None else "-"
         tokens = f"{'~' if line.estimated else ''}{line.tokens_in}→{line.tokens_out}"
         model = line.deployment or f"{line.method} {line.path}"
-        where = "cache" if line.cache == "hit" else line.replica or line.pool or "-"
+        where = "cache" if line.cache in ("hit", "semantic") else line.replica or line.pool or "-"
         columns = [
             self._paint("2", line.time[11:23]),
             self._paint(_status_colour(line), f"{line.status:>3}"),

@@ -31,7 +31,7 @@ class UsageRecord(msgspec.Struct, array_like=True, gc=False, tag="call"):
     ttft_s:     None: there was no first token.
     error:      OpenAI `code` of the error; empty for success.
     outcome:    see `outcome_of`.
-    cache:      of the gateway's own answers: hit, miss or bypass. A hit costs nothing.
+    cache:      of the gateway's own answers: hit, semantic, miss or bypass. The first two cost nothing.
     """
 
     id: str
@@ -128,7 +128,7 @@ def counts(record: Record) -> bool:
 def usage_record(record: Record, unique_id: str, at: float, pricing: Pricing) -> UsageRecord:
     """What is kept of a call that is over, but for what it costs: see `Pricing.charge`."""
     used = record.usage
-    is_free = record.cache == "hit" or not (used.prompt_tokens or used.completion_tokens)
+    is_free = record.is_kept_answer or not (used.prompt_tokens or used.completion_tokens)
     return UsageRecord(
         unique_id,
         record.request_id,
