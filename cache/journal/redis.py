@@ -14,8 +14,9 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
+from operator import itemgetter
 from typing import Protocol, TypeAlias, cast
 
 import msgspec
@@ -162,6 +163,7 @@ class RedisJournal:
         """Read from the beginning, as a newcomer does."""
         self._last = START
         self._upto: dict[str, bytes] = {}
+        self._untold: deque[_Snapshot] = deque()
         self._numbers: OrderedDict[bytes, int] = OrderedDict()
         """Of the last record of each worker."""
 
@@ -212,13 +214,21 @@ class RedisJournal:
         self._cared_at = 0.0
 
     async def _restore(self) -> None:
+        """Each snapshot is told after the last record that it knows of: a cohort takes it in only for entries that it
+        has."""
         found = cast("dict[bytes, bytes] | list[bytes]", await self._ask("HGETALL", self._snapshots))
-        bodies = list(found.values()) if isinstance(found, dict) else found[1::2]
-        for body in bodies:
-            with contextlib.suppress(msgspec.DecodeError):
+        snapshots = []
+        for body in list(found.values()) if isinstance(found, dict) else found[1::2]:
+            with contextlib.suppress(msgspec.DecodeError, ValueError):
                 snapshot = msgspec.msgpack.decode(body, type=_Snapshot)
-                self._upto[snapshot.learned.cohort] = snapshot.upto
-                self._tell(snapshot.learned)
+                snapshots.append((_order(snapshot.upto), snapshot))
+        self._untold = deque(snapshot for _, snapshot in sorted(snapshots, key=itemgetter(0)))
+        self._upto = {snapshot.learned.cohort: snapshot.upto for snapshot in self._untold}
+
+    def _tell_snapshots(self, before: bytes | None) -> None:
+        """before: a place in the stream; None: all."""
+        while self._untold and (before is None or _order(self._untold[0].upto) < _order(before)):
+            self._tell(self._untold.popleft().learned)
 
     async def _send(self, waiting: list[Waiting]) -> None:
         for each in waiting:
@@ -234,11 +244,15 @@ class RedisJournal:
         """False: there is nothing more to read."""
         found = await self._range(self._last, SLICE)
         for place, fields in found:
+            self._tell_snapshots(place)
             record = self._record_of(place, fields)
             if record is not None:
                 self._tell(record)
             self._last = place
-        return len(found) == SLICE
+        if len(found) == SLICE:
+            return True
+        self._tell_snapshots(None)
+        return False
 
     async def _range(self, after: bytes, count: int) -> Found:
         answer = await self._ask("XRANGE", self._stream, b"(" + after, "+", "COUNT", count)

@@ -8,12 +8,14 @@ import logging
 import secrets
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar
 
-from cache.entry import Record
+from cache.entry import Learned, Record
 from cache.journal.seam import (
     AT_ONCE,
     SECRET_BYTES,
@@ -187,26 +189,29 @@ class SqliteJournal:
         stale, self._read_at = now - self._read_at > AWAY_S, now
         with file.reading():
             last = file.last_number()
-            if stale:
-                self._restore(file)
+            snapshots = self._snapshots(file) if stale else deque()
             records: list[Record] = []
             read = self._last
             for row in file.rows(self._last, now):
+                while snapshots and snapshots[0][1] < row.number:
+                    records.append(snapshots.popleft()[0])
                 read = row.number
                 record = self._record_of(row)
                 if record is not None:
                     records.append(record)
-                if len(records) == SLICE:
+                if len(records) >= SLICE:
                     self._apply(records)
                     self._last, records = read, []
-            self._apply(records)
+            self._apply([*records, *(learned for learned, _ in snapshots)])
             self._last = max(read, last)
 
-    def _restore(self, file: RecordFile) -> None:
-        for learned, upto in file.learned():
-            if upto > self._last:
-                self._upto[learned.cohort] = upto
-                self._apply([learned])
+    def _snapshots(self, file: RecordFile) -> deque[tuple[Learned, int]]:
+        """Those that know more than this worker, each to be told after the last record that it knows of: a cohort takes
+        it in only for entries that it has."""
+        found = sorted(file.learned(), key=itemgetter(1))
+        newer = deque((learned, upto) for learned, upto in found if upto > self._last)
+        self._upto.update((learned.cohort, upto) for learned, upto in newer)
+        return newer
 
     def _record_of(self, row: Row) -> Record | None:
         if row.kind == "judged" and row.number <= self._upto.get(row.cohort or "", 0):

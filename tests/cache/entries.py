@@ -13,7 +13,9 @@ from cache.answer import Answer
 from cache.entry import Entry, Judged
 from cache.index import Floats, as_bytes
 from cache.library import Library
+from cache.semantics.cohort import Cohort
 from cache.semantics.seam import Bound, CohortStatus, Look, Near
+from cache.signals import read_signals
 
 NOW = 1_700_000_000.0
 DIMENSIONS = 32
@@ -90,6 +92,9 @@ class CountingCohort:
     def served(self, look: Look, audited: bool = False, /) -> None:
         self.hits += 1
 
+    def lost(self, look: Look, /) -> None:
+        self.hits -= 1
+
     def quarantine(self, entry_id: str, /) -> tuple[str, ...]:
         self.told.quarantined.append(entry_id)
         return (entry_id, *self.classmates.get(entry_id, ()))
@@ -109,6 +114,11 @@ class CountingCohort:
 
 def library(max_bytes: int = 1_000_000, me: str = "me") -> Library:
     return Library(CountingCohort, Bound(), max_bytes=max_bytes, embedder="table@1", me=me)
+
+
+def real_library(max_bytes: int = 10_000_000, me: str = "me") -> Library:
+    """With the cohorts that serve."""
+    return Library(Cohort, Bound(), max_bytes=max_bytes, embedder="table@1", read_signals=read_signals, me=me)
 
 
 def told(of: Library, cohort: str = COHORT) -> Told:

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from cache.entry import Added, Purged, Quarantined, Record, Selector, Used
+from cache.entry import Added, Judged, Learned, Purged, Quarantined, Record, Selector, Used
+from cache.journal import redis, sqlite_file
 from cache.journal.memory import MemoryJournal
 from cache.journal.redis import RedisJournal
-from cache.journal.seam import Journal, Outbox, decoded, encoded, tell_dropped
+from cache.journal.seam import Journal, Outbox, WallTime, decoded, encoded, tell_dropped
 from cache.journal.sqlite import SqliteJournal
 from cache.library import Library
 from gateway.redis_client import hang_up
-from tests.cache.entries import NOW, entry, judged, library, state_of, told
+from tests.cache.entries import COHORT, NOW, digest, entry, judged, library, real_library, state_of, told, vector
 from tests.harness import settled
 from tests.valkey import valkey_running
 
@@ -25,7 +26,7 @@ SHARED = ["sqlite", "redis"]
 
 
 @asynccontextmanager
-async def opened(kind: str, folder: Path) -> AsyncIterator[Open]:
+async def opened(kind: str, folder: Path, now: WallTime = lambda: NOW) -> AsyncIterator[Open]:
     """Opens another worker's journal on the same store."""
     async with AsyncExitStack() as stack:
         if kind == "redis":
@@ -34,18 +35,20 @@ async def opened(kind: str, folder: Path) -> AsyncIterator[Open]:
             def open_redis() -> Journal:
                 client = server.client()
                 close = partial(hang_up, client, 1.0)
-                return RedisJournal(client, lambda: NOW, hang_up=close, timeout_s=5.0)
+                return RedisJournal(client, now, hang_up=close, timeout_s=5.0)
 
             yield open_redis
         elif kind == "sqlite":
-            yield lambda: SqliteJournal(folder / "cache.db", lambda: NOW)
+            yield lambda: SqliteJournal(folder / "cache.db", now)
         else:
             yield MemoryJournal
 
 
 @asynccontextmanager
-async def worker(open_journal: Open, me: str = "me") -> AsyncIterator[tuple[Journal, Library]]:
-    shelf, journal = library(me=me), open_journal()
+async def worker(
+    open_journal: Open, me: str = "me", shelf: Library | None = None
+) -> AsyncIterator[tuple[Journal, Library]]:
+    shelf, journal = library(me=me) if shelf is None else shelf, open_journal()
     await journal.start(shelf, 10.0)
     try:
         yield journal, shelf
@@ -130,6 +133,50 @@ async def test_a_purge_reaches_every_worker_and_those_to_come(kind: str, tmp_pat
         await yours.settled()
         async with worker(another) as (_, newcomer):
             assert list(newcomer._ids) == [entry("a").id]
+
+
+@pytest.mark.parametrize("kind", SHARED)
+async def test_workers_and_newcomers_have_cohorts_that_decide_the_same(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (sqlite_file, redis):
+        monkeypatch.setattr(module, "MANY_JUDGED", 50)
+    clock = [NOW]
+    async with opened(kind, tmp_path, lambda: clock[0]) as another, AsyncExitStack() as stack:
+        mine, here = await stack.enter_async_context(worker(another, "mine", real_library()))
+        yours, there = await stack.enter_async_context(worker(another, "yours", real_library()))
+        for n in range(120):
+            journal = mine if n % 2 else yours
+            journal.append(Added(entry(f"e{n}", seed=n % 20)))
+            await journal.settled()
+            if n >= 20:
+                near = here.near(digest("partition"), vector(n % 20), 8, NOW)
+                look = here.cohort(COHORT).look(f"what is e{n}?", near)
+                journal.append(Judged(COHORT, look, entry(f"e{n}").id, n % 3 > 0, "miss", NOW))
+        for journal in (mine, yours):
+            await journal.settled()
+        workers = [here, there]
+
+        def labels() -> list[int]:
+            return [shelf.cohort(COHORT).status().labels for shelf in workers]
+
+        await settled(lambda: labels() != [100] * 2, "labels are missing")
+        learn, snapshots = Library.learned, list[Learned | None]()
+
+        def take(shelf: Library, cohort: str, now: float) -> Learned | None:
+            snapshots.append(learn(shelf, cohort, now))
+            return snapshots[-1]
+
+        monkeypatch.setattr(Library, "learned", take)
+        clock[0] = NOW + 100
+        await settled(lambda: not snapshots, "no snapshot was taken")
+        _, newcomer = await stack.enter_async_context(worker(another, "new", real_library()))
+        workers.append(newcomer)
+        await settled(lambda: labels() != [100] * 3, "a newcomer lacks labels")
+        near = here.near(digest("partition"), vector(3), 8, NOW)
+        looks = [shelf.cohort(COHORT).look("what is e3?", near) for shelf in workers]
+        assert looks[0].candidate
+        assert looks == [looks[0]] * 3
 
 
 @pytest.mark.parametrize("kind", SHARED)

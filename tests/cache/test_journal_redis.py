@@ -268,7 +268,7 @@ async def test_a_cluster_has_all_of_it_in_one_slot() -> None:
         async with AsyncExitStack() as stack:
             workers = []
             for _ in range(2):
-                client, shelf = open_client(options), library()
+                client, shelf = await asyncio.to_thread(open_client, options), library()
                 journal = RedisJournal(client, Clock(), hang_up=partial(hang_up, client, 1.0), timeout_s=2.0)
                 await journal.start(shelf, 10.0)
                 stack.push_async_callback(journal.aclose)
