@@ -19,8 +19,6 @@ PARTS = (0.35, 0.25, 0.2, 0.1, 0.1)
 """Of the first wealth, bet so."""
 LEVELS = (0.25, 0.5, 0.75, 1.0)
 """Shares of the limit, each bet against by itself: which one falls is the bound that is stated."""
-NOTHING = -1e9
-"""Logarithm of a wealth that is gone."""
 _LOG_PARTS = tuple(math.log(part) for part in PARTS)
 
 
@@ -28,15 +26,10 @@ _LOG_PARTS = tuple(math.log(part) for part in PARTS)
 def winnings(limit: float, weight: float, wrong: bool) -> tuple[float, ...]:
     """Logarithms of what a label multiplies each wealth with: all stakes for the first level, then for the next.
 
-    Factor: 1 + stake x weight x (rate - wrong). Where the share of wrong looks is `rate` or more, and a look's label is
-    had with probability proportional to 1 / weight, its mean over the looks is at most 1."""
-    logs = []
-    for level in LEVELS:
-        rate = level * limit
-        for stake in STAKES:
-            factor = 1 + stake * weight * (rate - wrong)
-            logs.append(math.log(factor) if factor > 0 else NOTHING)
-    return tuple(logs)
+    `weight`: in (0, 1]. Factor: 1 + stake x weight x (rate - wrong). Where the share of wrong looks is `rate` or more,
+    and a look is labelled with a probability proportional to 1 / weight, its mean over the looks is at most 1.
+    """
+    return tuple(math.log1p(stake * weight * (level * limit - wrong)) for level in LEVELS for stake in STAKES)
 
 
 def log_wealth(logs: Sequence[float]) -> float:

@@ -18,9 +18,10 @@ FORGETTING_EVERY = 64
 """Labels."""
 MEMORY = 200.0
 """Over the share that may be wrong: labels after which one counts for a third of a new one."""
-STARTS = ((1 / 16, 0.1), (1 / 8, 0.2), (1 / 4, 0.35), (1 / 2, 0.35))
-"""Shares of the traffic above them, and parts of the risk that they get."""
+STARTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+"""Shares of the traffic above them. Each gets the same part of the risk."""
 DRAW_AT = 256
+"""Labels after which they are drawn first."""
 
 
 class CertificateState(msgspec.Struct):
@@ -93,12 +94,12 @@ class Certificate:
             self._ledger.audited(wrong, chance)
         elif self._certified(at) and not self._ledger.affords():
             self._ledger.shadowed(wrong)
-        if self._certified(at) and self._suspects(wrong):
-            self._alarm()
-        self._count(at, wrong, chance)
-        if self._state.labels >= self._next_refit or (wrong and self._certified(at)):
-            self._next_refit = self._state.labels + max(8, self._state.labels // 100)
-            self._refit()
+        self._learn(at, wrong, chance)
+
+    def complained(self, score: float) -> None:
+        """Somebody says that a hit was wrong, whether or not it was audited."""
+        self._ledger.complained()
+        self._learn(bin_of(score), True, 1.0)
 
     def snapshot(self) -> CertificateState:
         """The live state: to be encoded at once."""
@@ -112,6 +113,14 @@ class Certificate:
         self._ledger.restore(state.ledger)
         self._next_refit = 0
         return True
+
+    def _learn(self, at: int, wrong: bool, chance: float) -> None:
+        if self._certified(at) and self._suspects(wrong):
+            self._alarm()
+        self._count(at, wrong, chance)
+        if self._state.labels >= self._next_refit or (wrong and self._certified(at)):
+            self._next_refit = self._state.labels + max(8, self._state.labels // 100)
+            self._refit()
 
     def _certified(self, at: int) -> bool:
         return at <= self._state.cut
@@ -178,11 +187,11 @@ class Certificate:
         state.draw_at = 4 * state.labels
         risk = (1 - self._confidence) / 2**state.draws
         traffic, seen, at = sum(state.traffic), 0.0, -1
-        for share, part in STARTS:
+        for share in STARTS:
             while seen < share * traffic * 0.999 and at < TOP:
                 at += 1
                 seen += state.traffic[at]
-            state.starts[at] = state.starts.get(at, 0.0) + part * risk
+            state.starts[at] = state.starts.get(at, 0.0) + risk / len(STARTS)
 
     def _suspects(self, wrong: bool) -> bool:
         """Page's test by betting: whether, from some look on, more are wrong than may be."""

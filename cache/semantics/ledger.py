@@ -23,7 +23,7 @@ LATELY = 64
 
 
 class LedgerState(msgspec.Struct):
-    """`chance`: of an audit. `hits`: served. `found_...`: audited wrong, of hits that were sure to be audited and of the
+    """`chance`: of an audit. `hits`: served. `found_...`: audited wrong, of hits sure to be audited and of the
     others. `unaudited`: by chance. `pending`: audits under way. `kept`: share of the audits that came, of late.
     `likely`: wrong hits, as the audits tell. `forgiven`: wrong hits that were paid for by right looks. `paid`: right
     looks towards the next one."""
@@ -111,6 +111,11 @@ class Ledger:
             state.found_by_chance += 1
             self._set_chance(self.chance)
         self._choose_chance()
+
+    def complained(self) -> None:
+        """One more is wrong, for sure. It may have been counted as unaudited: as if there were two."""
+        self.state.found_surely += 1
+        self.state.likely += 1
 
     def lost(self, chance: float) -> None:
         """An audit that was wanted and never came, whatever it would have said: as if the chance had been lower."""

@@ -1,0 +1,232 @@
+"""What the certificate lets be served, label by label."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import msgspec
+import pytest
+
+from cache.semantics.certificate import EDGES, Certificate, CertificateState
+from cache.semantics.ledger import PENANCE, Ledger, LedgerState
+
+SAFE = 0.99
+
+
+def taught(max_wrong: float = 0.02, labels: int = 1000, score: float = SAFE) -> Certificate:
+    """Certified by right answers alone."""
+    certificate = Certificate(max_wrong)
+    for _ in range(labels):
+        certificate.observe(score, False, served=False)
+    return certificate
+
+
+def serve(certificate: Certificate, *, wrong: bool = False) -> bool:
+    """One hit at the safe score, audited if it has to be. Whether it was served."""
+    if certificate.cut() > SAFE:
+        return False
+    chance = certificate.wanted(SAFE)
+    certificate.served(SAFE, chance=chance, audited=True)
+    certificate.observe(SAFE, wrong, served=True, chance=chance)
+    return True
+
+
+def test_a_new_certificate_serves_nothing() -> None:
+    certificate = Certificate(0.01)
+    assert certificate.cut() == math.inf
+    assert certificate.bound == 1.0
+    assert not certificate.alarmed
+    assert certificate.wanted(1.0) == 1.0
+
+
+@pytest.mark.parametrize(("max_wrong", "most"), [(0.01, 700), (0.02, 350), (0.05, 264)])
+def test_right_answers_alone_certify_after_few_labels_but_never_after_too_few(max_wrong: float, most: int) -> None:
+    certificate, labels = Certificate(max_wrong), 0
+    while certificate.cut() == math.inf:
+        certificate.observe(SAFE, False, served=False)
+        labels += 1
+        assert labels <= most
+    assert (1 - max_wrong) ** labels < 0.05
+    assert certificate.bound <= max_wrong
+
+
+def test_a_cut_is_between_the_safe_scores_and_the_others() -> None:
+    certificate, rng = Certificate(0.02), random.Random(1)
+    for _ in range(3000):
+        certificate.observe(rng.uniform(0.95, 1.0), False, served=False)
+        certificate.observe(rng.uniform(0.3, 0.8), rng.random() < 0.3, served=False)
+    assert 0.75 <= certificate.cut() <= 0.95
+    assert certificate.cut() in EDGES
+
+
+def test_nothing_is_served_where_the_best_scores_are_wrong_too_often() -> None:
+    certificate, rng = Certificate(0.02), random.Random(2)
+    for _ in range(5000):
+        certificate.observe(rng.random(), rng.random() < 0.04, served=False)
+        assert certificate.cut() == math.inf
+    assert not certificate.alarmed
+
+
+def test_the_bound_falls_with_more_labels_and_has_the_judges_error_on_top() -> None:
+    few, many = taught(labels=400), taught(labels=4000)
+    assert many.bound < few.bound <= 0.02
+    before = many.bound
+    many.judge_error = 0.004
+    assert many.bound == pytest.approx(before + 0.004)
+
+
+def test_a_certificate_stops_at_the_third_wrong_answer_of_few() -> None:
+    certificate = taught()
+    wrong = sum(serve(certificate, wrong=True) for _ in range(100))
+    assert 1 <= wrong <= 3
+    assert certificate.cut() == math.inf
+    assert certificate.alarmed
+    assert certificate.bound == 1.0 or certificate.wanted(SAFE) == 1.0
+
+
+def test_audits_under_way_count_as_wrong_until_they_come() -> None:
+    certificate, served = taught(), 0
+    while certificate.cut() <= SAFE:
+        certificate.served(SAFE, chance=certificate.wanted(SAFE), audited=True)
+        served += 1
+    assert served == 3
+    certificate.observe(SAFE, False, served=True, chance=1.0)
+    assert certificate.cut() <= SAFE
+
+
+def test_audits_become_rare_as_right_hits_pile_up_but_never_rarer_than_their_share() -> None:
+    certificate, rng = Certificate(0.05, audit_share=0.1), random.Random(3)
+    for _ in range(1000):
+        certificate.observe(SAFE, False, served=False)
+    chances = []
+    for _ in range(20_000):
+        chance = certificate.wanted(SAFE)
+        chances.append(chance)
+        audited = rng.random() < chance
+        certificate.served(SAFE, chance=chance, audited=audited)
+        if audited:
+            certificate.observe(SAFE, False, served=True, chance=chance)
+    assert chances[0] == 1.0
+    assert chances[-1] == 0.1
+    assert chances == sorted(chances, reverse=True)
+
+
+def test_a_change_is_noticed_and_what_was_known_of_scores_forgotten() -> None:
+    certificate = taught()
+    for _ in range(2000):
+        serve(certificate)
+    assert not certificate.alarmed
+    wrong = sum(serve(certificate, wrong=True) for _ in range(100))
+    assert wrong < 15
+    assert certificate.alarmed
+    assert not any(certificate.snapshot().passed)
+    for _ in range(1000):
+        certificate.observe(SAFE, False, served=False)
+    assert certificate.cut() <= SAFE
+    assert not certificate.alarmed
+
+
+def test_a_complaint_counts_as_a_wrong_hit_whether_or_not_it_was_audited() -> None:
+    certificate = taught(labels=3000)
+    for _ in range(3):
+        certificate.complained(SAFE)
+    assert certificate.cut() == math.inf
+
+
+def test_audits_that_never_come_are_reckoned_with() -> None:
+    certificate = taught()
+    answered, lost = 0, 0
+    while certificate.cut() <= SAFE and lost < 1000:
+        certificate.served(SAFE, chance=1.0, audited=True)
+        certificate.lost(chance=1.0)
+        lost += 1
+    assert lost < 10
+    certificate = taught()
+    while answered < 3000 and serve(certificate):
+        answered += 1
+    assert answered == 3000
+    certificate.lost(chance=1.0)  # nothing is under way: nothing is lost
+    assert certificate.cut() <= SAFE
+
+
+def test_a_state_survives_its_journal_and_decides_alike() -> None:
+    first, rng = Certificate(0.02), random.Random(4)
+    second = Certificate(0.02)
+    for step in range(6000):
+        score = rng.random()
+        wrong = rng.random() < (0.001 if score > 0.7 else 0.5)
+        chance = first.wanted(score)
+        if served := score >= first.cut():
+            first.served(score, chance=chance, audited=True)
+        first.observe(score, wrong, served=served, chance=chance)
+        if step == 3000:
+            state = msgspec.msgpack.decode(msgspec.msgpack.encode(first.snapshot()), type=CertificateState)
+            assert second.restore(state)
+            assert second.cut() == first.cut()
+        elif step > 3000:
+            if served:
+                second.served(score, chance=chance, audited=True)
+            second.observe(score, wrong, served=served, chance=chance)
+            assert second.snapshot().ledger == first.snapshot().ledger
+    assert second.cut() == first.cut() < math.inf
+
+
+def test_audits_that_were_under_way_at_a_restart_count_as_unaudited() -> None:
+    before = taught()
+    before.served(SAFE, chance=1.0, audited=True)
+    after = Certificate(0.02)
+    assert after.restore(before.snapshot())
+    assert after.snapshot().ledger.pending == 0
+    assert sum(after.snapshot().ledger.unaudited.values()) == 1
+
+
+def test_a_state_of_other_bins_is_refused() -> None:
+    certificate = taught()
+    cut = certificate.cut()
+    assert not certificate.restore(CertificateState([], [], []))
+    assert certificate.cut() == cut
+
+
+def test_an_audit_of_another_worker_stands_for_all_that_it_served() -> None:
+    ledger = Ledger(0.01, 0.95, 0.03)
+    ledger.audited(False, 0.25)
+    assert ledger.state.hits == 4
+    assert ledger.state.unaudited == {0.25: 3.0}
+
+
+def test_an_account_that_is_used_up_is_paid_back_by_very_many_right_looks() -> None:
+    ledger = Ledger(0.01, 0.95, 0.03)
+    for _ in range(3):
+        ledger.served(1.0, True)
+        ledger.audited(True, 1.0)
+    assert ledger.exhausted
+    for _ in range(PENANCE - 1):
+        ledger.shadowed(False)
+    ledger.shadowed(True)
+    assert ledger.exhausted
+    for _ in range(100):
+        ledger.shadowed(False)
+    assert ledger.state.forgiven == 0 or not ledger.exhausted
+
+
+def test_looks_that_would_have_been_served_pay_back_while_nothing_is() -> None:
+    certificate = taught(labels=4000)
+    state = msgspec.convert(msgspec.to_builtins(certificate.snapshot()), CertificateState, strict=False)
+    state.ledger = LedgerState(hits=5, found_surely=3)
+    assert certificate.restore(state)
+    assert certificate.cut() == math.inf
+    assert certificate.alarmed
+    for _ in range(PENANCE + 1):
+        certificate.observe(SAFE, False, served=False)
+    assert certificate.snapshot().ledger.forgiven == 1
+    assert certificate.cut() <= SAFE
+
+
+def test_a_cut_becomes_stricter_while_the_account_is_nearly_used_up() -> None:
+    ledger = Ledger(0.01, 0.95, 0.03)
+    assert ledger.thrift == 3
+    for _ in range(2):
+        ledger.served(1.0, True)
+        ledger.audited(True, 1.0)
+    assert ledger.thrift < 3
