@@ -8,10 +8,22 @@ import json
 import pytest
 
 from gateway.caching import judge as module
+from gateway.caching.judge_calls import said
 from gateway.caching.judge_calls import whole as in_one_piece
 from gateway.residency import Clearance
 from tests.gateway.caching.labelling import PRICES, call, completion, fake_judged, hand_judged, judged, labelling, wish
-from tests.harness import CHAT, chat, config_of, engine_by_hand, engine_running, nobody, serving, settled, whole
+from tests.harness import (
+    CHAT,
+    NO_SCRAPE,
+    chat,
+    config_of,
+    engine_by_hand,
+    engine_running,
+    nobody,
+    serving,
+    settled,
+    whole,
+)
 
 LONG = "It was the gardener who did it, with the spade, in the night."
 OTHER = "The gardener did it at night, and he used his spade."
@@ -199,3 +211,58 @@ async def test_judging_delays_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
         assert asking.result().status_code == 200
         held.send(whole(completion("?")))
         await settled(lambda: None if labeller.outcomes else "not left", "it is not told")
+
+
+async def test_what_is_too_long_for_the_judge_is_left() -> None:
+    async with fake_judged() as (engine, labeller, labels):
+        labeller.want(wish(f"{LONG} {'a' * 7_000}", f"{OTHER} {'b' * 7_000}"))
+        labeller.want(wish("x" * 70_000, "y" * 70_000))
+        await settled(lambda: None if labeller.outcomes.total() == 2 else labeller, "they are not left")
+        assert labeller.outcomes == {("miss", "unclear"): 2}
+        assert engine.stats.requests == 0
+        assert labels.told.empty()
+
+
+async def test_a_gateway_that_ends_hangs_up_on_the_judge() -> None:
+    async with hand_judged() as (engine, server, labeller, _):
+        labeller.want(wish(LONG, OTHER))
+        turn = await engine.turn()
+        await labeller.aclose()
+        await turn.gone.wait()
+        (record,) = await server.records(1)
+        assert (record["tenant"], record["status"]) == ("headrace-cache", 499)
+
+
+async def test_one_label_that_cannot_be_made_keeps_no_other_waiting(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hand_judged() as (engine, _, labeller, labels):
+        broken = wish("Paris", None, again=call())
+        monkeypatch.setattr(broken.again, "body", b"{")
+        labeller.want(broken)
+        await settled(lambda: None if labeller.outcomes else "not left", "it is not told")
+        assert labeller.outcomes == {("audit", "failed"): 1}
+        labeller.want(wish(LONG, OTHER))
+        await judged(engine, "same")
+        assert (await labels.told.get()).equal
+    assert "could not be made" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "body", [b"{}", b'{"choices": [{"message": {"content": null}}]}', b"<html>", b'{"choices": 1}']
+)
+def test_an_answer_of_another_form_says_nothing(body: bytes) -> None:
+    assert said(body) == ""
+
+
+async def test_the_judge_of_a_deployment_that_spills_stays_at_home() -> None:
+    """A call of the gateway's own is not worth a cloud's money."""
+    async with engine_by_hand() as home, engine_running() as cloud:
+        config = config_of(home.url, spill={"ttft_s": 0.001}) | {"prices": PRICES}
+        config["pools"]["c"] = {"urls": [cloud.url], "site": "cloud", "scrape": NO_SCRAPE}
+        config["deployments"]["m"]["variants"]["v"]["pools"] = ["p", "c"]
+        async with serving(config) as server, labelling(server) as (labeller, labels):
+            labeller.want(wish(LONG, OTHER))
+            await judged(home, "same")
+            assert (await labels.told.get()).equal
+            assert cloud.stats.requests == 0
