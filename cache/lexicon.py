@@ -1,28 +1,29 @@
 """English words as far as telling two questions apart needs them: what carries no meaning, what means the same, what
-means the opposite, numbers and units. Words are given in their base form; `cache.signals` strips endings."""
+means the opposite, numbers and units. Words are given in their base form; `cache.meaning` strips endings."""
 
 from __future__ import annotations
 
 _STOP = """
-a an the this that these those it its i me my mine we us our ours you your yours he him his she her hers they them their
-theirs one ones myself yourself itself am is are was were be been being do does did done doing have has had having will
-would shall should can could may might must ought to of in on at by for with about as into from up upon onto and so then
-than if whether when while there here what which who whom whose how why where what's whats how's hows i'm i've i'd i'll
-you're it's that's isn't don't let lets please thanks thank hi hello hey dear kindly also too very really quite just
-actually basically simply exactly well ok okay anyway etc like need want wish would like tell explain describe show
-give know understand help someone somebody anyone anybody people person everyone everybody thing things stuff something
-anything way ways step steps process procedure method methods approach technique guide instruction instructions tip tips
-advice information info detail details idea ideas question answer able possible possibly best good properly correctly
-right proper recommended better suitable make made get got gotten go going take took taken happen happens happening s t
-d ll re ve m us using use used via through during there's am trying try looking wondering wonder curious question quick
-quickly mean means meaning definition define thought regarding concerning work works working indeed somehow fact in
-need's per come came certain particular specific main major kind kinds type types some such again own
-effective effectively easiest simplest easily easy simple
+turn a an the this that these those it its i me my mine we us our ours you your yours he him his she her hers they
+them their theirs one ones myself yourself itself am is are was were be been being do does did done doing have has had
+having will would shall should can could may might must ought to of in on at by for with about as into from up upon
+onto and so then than if whether when while there here what which who whom whose how why where what's whats how's hows
+i'm i've i'd i'll you're it's that's isn't don't let lets please thanks thank hi hello hey dear kindly also too very
+really quite just actually basically simply exactly well ok okay anyway etc like need want wish would like tell
+explain describe show give know understand help someone somebody anyone anybody people person everyone everybody thing
+things stuff something anything way ways step steps process procedure method methods approach technique guide
+instruction instructions tip tips advice information info detail details idea ideas question answer able possible
+possibly best good properly correctly right proper recommended better suitable make made get got gotten go going take
+took taken happen happens happening s t d ll re ve m us using use used via through during there's am trying try
+looking wondering wonder curious question quick quickly mean means meaning definition define thought regarding
+concerning work works working indeed somehow fact in need's per come came certain particular specific main major kind
+kinds type types some such again own effective effectively easiest simplest easily easy simple
 """
 
 _SAME = """
-ship shipping shipment delivery deliver, fix repair solve resolve troubleshoot remedy mend correct rectify,
-buy purchase acquire order, begin start commence initiate, end finish conclude terminate stop halt quit cease,
+meter metre, liter litre, theater theatre, ship shipping shipment delivery deliver,
+fix repair solve resolve troubleshoot remedy mend correct rectify, buy purchase acquire order,
+begin start commence initiate, end finish conclude terminate stop halt quit cease,
 build construct create develop generate produce write compose craft draft design,
 delete remove erase eliminate discard wipe clear drop uninstall, change modify alter adjust edit update amend switch,
 show display view, find locate discover search lookup identify detect spot, big large huge great enormous massive,
@@ -42,17 +43,17 @@ sad unhappy depressed upset, scared afraid frightened fearful, angry mad furious
 poor impoverished, ill sick unwell, illness disease sickness condition disorder, symptom sign indication,
 medicine medication drug, cure treat treatment therapy heal, begin starter beginner novice newbie, learn study,
 student pupil learner, teacher instructor educator tutor, school college university,
-company firm business corporation enterprise organization organisation, boss manager supervisor,
-employee worker staff, customer client, user member, phone smartphone cellphone mobile cell telephone,
-computer pc laptop, email mail e-mail, password passcode passphrase, login log sign signin logon,
-reset recover restore retrieve regain, forget forgot lose lost misplace, account profile, cancel annul revoke,
-subscription membership plan, return refund reimburse reimbursement, send transfer submit, receive obtain accept,
+company firm business corporation enterprise organization organisation, boss manager supervisor, employee worker staff,
+customer client, user member, phone smartphone cellphone mobile cell telephone, computer pc laptop, email mail e-mail,
+password passcode passphrase, login log sign signin logon, reset recover restore retrieve regain,
+forget forgot lose lost misplace, account profile, cancel annul revoke, subscription membership plan,
+return refund reimburse reimbursement, send transfer submit, receive obtain accept,
 install setup set configure configuration, connect link attach join pair, program software application app,
-function method routine, folder directory, file document, dictionary dict hashmap map, parameter argument,
-database db, javascript js ecmascript, typescript ts, python py, kubernetes k8s, postgres postgresql, repository repo,
+function method routine, folder directory, file document, dictionary dict hashmap map, parameter argument, database db,
+javascript js ecmascript, typescript ts, python py, kubernetes k8s, postgres postgresql, repository repo,
 environment env, run execute launch, verify check validate confirm test ensure, allow permit enable let,
 prevent avoid stop, forbid ban prohibit disallow, protect secure safeguard, safe secure safety,
-dangerous hazardous unsafe risky harmful danger risk hazard, convert transform turn translate,
+dangerous hazardous unsafe risky harmful danger risk hazard, convert transform translate,
 combine merge join concatenate, split divide separate, sort arrange, copy duplicate clone replicate,
 save store keep preserve, contact reach call, speak talk chat, explain clarify, handle manage deal cope,
 choose select pick decide, suggest recommend recommendation suggestion,
@@ -68,14 +69,14 @@ stock share equity, retire retirement pension, bank banking, withdraw withdrawal
 die death dead decease, marry marriage wedding married, divorce separation, friend buddy pal,
 relationship partner dating, sleep rest, tired fatigue exhausted sleepy, pain ache hurt sore, head headache migraine,
 vaccine vaccination shot, inventor invent invented, author writer wrote written, discover discoverer,
-founder found founded establish established, painter paint painted, tall height high, long length duration,
-deep depth, wide width, heavy weigh, old age, distance far, speed velocity pace, hot warm, begin origin,
-happen occur occurrence, history background, purpose goal aim objective point, function role,
-part component element piece, example sample instance, summary summarize summarise overview recap,
-translate translation, review feedback critique evaluate assessment assess rate, plan strategy roadmap schedule,
-team group squad, meeting conference, project initiative, goal target, skill ability capability,
-strong powerful robust, weak feeble, hard difficult tough challenging, beautiful pretty attractive, clean wash tidy,
-dirty stain, broken break broke damaged damage, noise sound, light lamp, battery charge power, screen display monitor,
+founder found founded establish established, painter paint painted, tall height high, long length duration, deep depth,
+wide width, heavy weigh, old age, distance far, speed velocity pace, hot warm, begin origin, happen occur occurrence,
+history background, purpose goal aim objective point, function role, part component element piece,
+example sample instance, summary summarize summarise overview recap, translate translation,
+review feedback critique evaluate assessment assess rate, plan strategy roadmap schedule, team group squad,
+meeting conference, project initiative, goal target, skill ability capability, strong powerful robust, weak feeble,
+hard difficult tough challenging, beautiful pretty attractive, clean wash tidy, dirty stain,
+broken break broke damaged damage, noise sound, light lamp, battery charge power, screen display monitor,
 internet wifi wi-fi web online network, website site webpage page, browser chrome, button key, server host,
 deploy deployment release publish launch rollout, monitor track observe watch, log logging, memory ram,
 disk storage drive, performance speed, request query call, response reply respond answer, message text,
@@ -136,22 +137,22 @@ slogan tagline, tweet post
 """
 
 _OPPOSITE = """
-increase reduce, good bad, best worst, better worse, big small, fast slow, hot cold, warm cool, high low, tall short,
-long short, old young, old new, early late, easy hard, cheap expensive, rich poor, strong weak, light heavy,
-light dark, thick thin, fat thin, wide narrow, deep shallow, near far, open close, start end, begin end, first last,
-before after, all none, all some, always never, often rarely, more less, more few, most least, maximum minimum,
-max min, above below, over under, inside outside, internal external, inner outer, front back, left right, top bottom,
-up down, north south, east west, import export, upload download, encrypt decrypt, encode decode, compress decompress,
-enable disable, activate deactivate, allow forbid, allow block, accept reject, approve deny, grant revoke, add remove,
-add delete, insert delete, add subtract, multiply divide, create delete, install uninstall, connect disconnect,
-attach detach, lock unlock, block unblock, follow unfollow, subscribe unsubscribe, mute unmute, hide show, push pull,
-push pop, send receive, give receive, buy sell, lend borrow, rent own, rent buy, lease buy, win lose, gain lose,
-find lose, save spend, save delete, earn spend, deposit withdraw, debit credit, profit loss, asset liability,
-income expense, revenue cost, supply demand, hire fire, employer employee, teach learn, teacher student,
-doctor patient, landlord tenant, buyer seller, parent child, male female, man woman, men women, boy girl,
-husband wife, mother father, brother sister, son daughter, king queen, uncle aunt, arrive depart, arrival departure,
-come leave, enter exit, enter leave, inbound outbound, incoming outgoing, input output, read write, client server,
-frontend backend, host guest, public private, local remote, local global, static dynamic, sync async,
+high lower, secure insecure, increase reduce, good bad, best worst, better worse, big small, fast slow, hot cold,
+warm cool, high low, tall short, long short, old young, old new, early late, easy hard, cheap expensive, rich poor,
+strong weak, light heavy, light dark, thick thin, fat thin, wide narrow, deep shallow, near far, open close, start end,
+begin end, first last, before after, all none, all some, always never, often rarely, more less, more few, most least,
+maximum minimum, max min, above below, over under, inside outside, internal external, inner outer, front back,
+left right, top bottom, up down, north south, east west, import export, upload download, encrypt decrypt,
+encode decode, compress decompress, enable disable, activate deactivate, allow forbid, allow block, accept reject,
+approve deny, grant revoke, add remove, add delete, insert delete, add subtract, multiply divide, create delete,
+install uninstall, connect disconnect, attach detach, lock unlock, block unblock, follow unfollow,
+subscribe unsubscribe, mute unmute, hide show, push pull, push pop, send receive, give receive, buy sell, lend borrow,
+rent own, rent buy, lease buy, win lose, gain lose, find lose, save spend, save delete, earn spend, deposit withdraw,
+debit credit, profit loss, asset liability, income expense, revenue cost, supply demand, hire fire, employer employee,
+teach learn, teacher student, doctor patient, landlord tenant, buyer seller, parent child, male female, man woman,
+men women, boy girl, husband wife, mother father, brother sister, son daughter, king queen, uncle aunt, arrive depart,
+arrival departure, come leave, enter exit, enter leave, inbound outbound, incoming outgoing, input output, read write,
+client server, frontend backend, host guest, public private, local remote, local global, static dynamic, sync async,
 synchronous asynchronous, horizontal vertical, row column, ascend descend, ascending descending, serial parallel,
 positive negative, true false, pass fail, success failure, succeed fail, safe dangerous, legal illegal,
 benefit drawback, advantage disadvantage, strength weakness, cause effect, cause prevent, cause cure, symptom cure,
@@ -189,10 +190,10 @@ SCOPES = {
         "sometimes": "sometimes occasionally temporarily",
         "first": "first initial earliest oldest original",
         "last": "last final latest newest",
-        "more": "more greater higher larger above over exceed exceeding",
-        "less": "less fewer lower smaller below under",
-        "most": "most maximum max highest largest biggest",
-        "least": "least minimum min lowest smallest",
+        "more": "more greater above over exceed exceeding",
+        "less": "less fewer below under",
+        "most": "most maximum max",
+        "least": "least minimum min",
         "both": "both together simultaneously",
         "either": "either or",
         "again": "again anymore still",
@@ -210,6 +211,7 @@ _NEGATIONS = """
 not no never without cannot cant can't don't dont doesn't doesnt didn't didnt isn't isnt aren't arent wasn't wasnt
 weren't werent won't wont wouldn't wouldnt shouldn't shouldnt couldn't couldnt haven't havent hasn't hasnt hadn't
 mustn't needn't ain't neither nor nothing nobody none hardly unable
+nicht kein keine keinen keinem keiner nie niemals ohne pas jamais sans aucun aucune nunca jamás ningún ninguna
 """
 
 NUMBER_WORDS = {
@@ -279,16 +281,8 @@ def _groups() -> dict[str, str]:
     return groups
 
 
-def _both_ways(x: str, y: str) -> tuple[tuple[str, str], ...]:
-    x, y = GROUPS.get(x, x), GROUPS.get(y, y)
-    return ((x, y), (y, x)) if x != y else ()
-
-
 STOP = frozenset(_STOP.split())
 NEGATIONS = frozenset(_NEGATIONS.split())
 GROUPS = _groups()
-OPPOSITES = frozenset(pair for x, y in _lines(_OPPOSITE) for pair in _both_ways(x, y))
-RELATED = frozenset(
-    pair for first, *others in _lines(_SAME) for other in others for pair in _both_ways(first, other)
-).difference(OPPOSITES)
-"""Groups that have a word in common, which may mean either."""
+SAME = _lines(_SAME)
+OPPOSITE = _lines(_OPPOSITE)

@@ -6,18 +6,18 @@ numbers, units, codes, names, and which words are there at all."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 from unicodedata import normalize
 
 from cache.lexicon import DATES, GROUPS, MULTIPLES, NEGATIONS, NUMBER_WORDS, SCOPES, STOP, UNITS
+from cache.meaning import concept_of
 
 MAX_WORDS = 512
 """What comes after is not read: a text is compared to tell questions apart, not documents."""
 _tokens = re.compile(
-    r"[^\W\d_]*\d(?:[\w.,:/-]*\w)?|[^\W_]+(?:'[^\W\d_]+)*(?:\+\+|#(?=\W|$))?|[%$€£]|[.?!]+(?=\s|$)|[<>]=?"
+    r"(?<=\d)\s?[+*^\u00d7\u00f7]\s?(?=\d)|[A-Za-z]*\d(?:[A-Za-z\d_.,:/-]*[A-Za-z\d])?|[^\W\d_]+(?:'[^\W\d_]+)*(?:\+\+|#(?=\W|$))?|[%$€£]|[.?!]+(?=\s|$)|[<>]=?"
 ).findall
 _number = re.compile(r"([$€£]?)(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(?:(st|nd|rd|th)|([a-z%]{1,7}))?").fullmatch
 _SIGNS = {"%": "%", "$": "$", "€": "eur", "£": "gbp"}
@@ -37,8 +37,10 @@ _YES_NO = frozenset(_AUXILIARIES.split())
 _BEFORE_ORDINAL = frozenset({"the", "every", "my", "your", "this", "of"})
 _ARTICLES = frozenset({"a", "an", "one", "per"})
 _ROMAN = {"II": 2.0, "III": 3.0, "IV": 4.0, "VI": 6.0, "VII": 7.0, "VIII": 8.0, "IX": 9.0}
+_OPERATORS = frozenset("+*^\u00d7\u00f7")
 LONGEST_ACRONYM = 5
-_ENDINGS = ("ing", "ed", "ly", "er", "or")
+LONGEST_AMOUNT = 12
+"""Digits; longer numbers are names of something."""
 
 
 class Signals(NamedTuple):
@@ -47,7 +49,7 @@ class Signals(NamedTuple):
     content:   its words that carry meaning, by group of synonyms, in order.
     concepts:  the same as a set.
     words:     all of them in lower case.
-    numbers:   each in one spelling, with its unit.
+    numbers:   each in one spelling, with its unit, in order.
     exact:     dates and codes such as versions, identifiers or standards.
     names:     what is written as a name, in lower case.
     initials:  of names that stand together.
@@ -61,7 +63,7 @@ class Signals(NamedTuple):
     content: tuple[str, ...]
     concepts: frozenset[str]
     words: frozenset[str]
-    numbers: frozenset[str]
+    numbers: tuple[str, ...]
     exact: frozenset[str]
     names: frozenset[str]
     initials: frozenset[str]
@@ -90,7 +92,7 @@ def read_signals(text: str) -> Signals:
     tokens = _tokens(text)[:MAX_WORDS]
     lower = [token.lower() for token in tokens]
     names, runs = _names(tokens, lower)
-    scopes, roles, numbers, exact = set[str](), dict[str, str](), set[str](), set[str]()
+    scopes, roles, numbers, exact = set[str](), dict[str, str](), list[str](), set[str]()
     content: list[str] = []
     role, negations = "", 0
     for at, word in enumerate(lower):
@@ -98,7 +100,7 @@ def read_signals(text: str) -> Signals:
         known = _word(token if token.isupper() and len(token) <= LONGEST_ACRONYM else word)
         if known.counts:
             _count(known, word, lower, at, numbers, exact)
-        elif known.concept:
+        elif known.concept and not (word in UNITS and _has_number(lower, at)):
             content.append(known.concept)
             if role:
                 roles.setdefault(role, known.concept)
@@ -111,12 +113,12 @@ def read_signals(text: str) -> Signals:
             role = word
     words = frozenset(lower)
     return Signals(
-        tuple(content), frozenset(content), words, frozenset(numbers), frozenset(exact), names, runs, frozenset(scopes),
+        tuple(content), frozenset(content), words, tuple(numbers), frozenset(exact), names, runs, frozenset(scopes),
         roles, bool(negations % 2), not _SYMMETRIC.isdisjoint(words), _kind(lower),
     )  # fmt: skip
 
 
-def _count(known: _Word, word: str, words: list[str], at: int, numbers: set[str], exact: set[str]) -> None:
+def _count(known: _Word, word: str, words: list[str], at: int, numbers: list[str], exact: set[str]) -> None:
     """What a word says that is to be compared exactly."""
     if known.date:
         exact.add(known.date)
@@ -124,11 +126,13 @@ def _count(known: _Word, word: str, words: list[str], at: int, numbers: set[str]
         _digits(word, words, at, numbers, exact)
     elif word == "second":
         if at and words[at - 1] in _BEFORE_ORDINAL and at + 1 < len(words):
-            numbers.add("2")
+            numbers.append("2")
+    elif word in MULTIPLES and _has_number(words, at):
+        return  # the number before it has it
     elif word not in _ARTICLES:
-        numbers.add(_with_unit(known.value, words, at))
+        numbers.append(_with_unit(known.value, words, at))
     elif at + 1 < len(words) and len(words[at + 1]) > 2 and words[at + 1] in UNITS:
-        numbers.add(_with_unit(1.0, words, at))
+        numbers.append(_with_unit(1.0, words, at))
 
 
 def _kind(words: list[str]) -> str:
@@ -165,44 +169,49 @@ def _names(tokens: list[str], lower: list[str]) -> tuple[frozenset[str], frozens
     return frozenset(found), frozenset(run for run in runs if len(run) > 1)
 
 
-def _digits(word: str, words: list[str], at: int, numbers: set[str], exact: set[str]) -> None:
+def _has_number(words: list[str], at: int) -> bool:
+    """Whether a number stands before a word."""
+    before = words[at - 1] if at else ""
+    return before[-1:].isdigit() or before in NUMBER_WORDS or before in MULTIPLES or before in _ARTICLES
+
+
+def _digits(word: str, words: list[str], at: int, numbers: list[str], exact: set[str]) -> None:
     match = _number(word)
     if match is None:
         exact.add(word)
         return
     sign, whole, fraction, ordinal, suffix = match.groups()
-    value = float(whole.replace(",", "") + (fraction or ""))
-    if suffix and suffix in MULTIPLES:
-        value *= MULTIPLES[suffix]
-    elif suffix and suffix in UNITS:
-        numbers.add(_in_base(value, suffix))
-        return
-    elif suffix and suffix not in ("am", "pm"):
-        exact.add(word)
-        return
-    elif suffix:
-        exact.add(f"{value:g}{suffix}")
-        return
     before = words[at - 1] if at else ""
-    if sign or (before in _SIGNS and before != "%"):
-        numbers.add(f"{value:g}{_SIGNS[sign or before]}")
+    written = whole.replace(",", "").lstrip("0") + (fraction or "").rstrip("0.")
+    if fraction and fraction.strip(".0"):
+        written = whole.replace(",", "") + fraction  # 3.10 is no 3.1 where it is a version
+    following = words[at + 1] if at + 1 < len(words) else ""
+    if suffix and suffix not in MULTIPLES and suffix not in UNITS:
+        exact.add(f"{written}{suffix}")
+    elif sign or (before in _SIGNS and before != "%"):
+        numbers.append(f"{written}{suffix or ''}{following if following in MULTIPLES else ''}{_SIGNS[sign or before]}")
+    elif ordinal or len(whole) > LONGEST_AMOUNT:
+        numbers.append(written)
+    elif suffix:
+        numbers.append(
+            _with_unit(float(whole.replace(",", "") + (fraction or "")), [suffix, *words[at + 1 : at + 2]], -1)
+        )
+    elif following in MULTIPLES or following in UNITS or following in ("am", "pm"):
+        numbers.append(_with_unit(float(whole.replace(",", "") + (fraction or "")), words, at))
     else:
-        numbers.add(f"{value:g}" if ordinal else _with_unit(value, words, at))
+        numbers.append(written or "0")
 
 
 def _with_unit(value: float, words: list[str], at: int) -> str:
+    """In the unit that the others of its kind are told in."""
     following = words[at + 1] if at + 1 < len(words) else ""
     if following in MULTIPLES:
         value *= MULTIPLES[following]
         following = words[at + 2] if at + 2 < len(words) else ""
-    if following in ("am", "pm"):
-        return f"{value:g}{following}"
-    return _in_base(value, following) if following in UNITS else f"{value:g}"
-
-
-def _in_base(value: float, unit: str) -> str:
-    factor, base = UNITS[unit]
-    return f"{value * factor:.6g}{base}"
+    if following in UNITS:
+        factor, base = UNITS[following]
+        return f"{value * factor:.12g}{base}"
+    return f"{value:.12g}{following if following in ('am', 'pm') else ''}"
 
 
 @lru_cache(maxsize=16384)
@@ -210,6 +219,8 @@ def _word(word: str) -> _Word:
     """Of a word in lower case, or of a few capitals."""
     if any(map(str.isdigit, word)):
         return _Word(counts=True)
+    if word.strip() in _OPERATORS:
+        return _Word(date=word.strip(), counts=True)
     if word.isupper():
         if word in _ROMAN:
             return _Word(value=_ROMAN[word], counts=True)
@@ -227,50 +238,4 @@ def _word(word: str) -> _Word:
     if word in NEGATIONS:
         return _Word(scope=SCOPES.get(word, ""), negates=True)
     scope = SCOPES.get(word, _PRONOUNS.get(word, ""))
-    bare = not word or not word[0].isalpha() or (scope and word not in GROUPS)
-    return _Word("" if bare else _concept(word), scope)
-
-
-def _concept(word: str) -> str:
-    """What it means: its group's first word, or its stem; empty: nothing much."""
-    if word in STOP:
-        return ""
-    if word in GROUPS:
-        return GROUPS[word]
-    for stem in _stems(word):
-        if stem in STOP and stem != word:
-            return ""
-        if stem in GROUPS:
-            return GROUPS[stem]
-    return _plural(word)
-
-
-def _plural(word: str) -> str:
-    """Without the ending of a plural, a participle or an adverb."""
-    if len(word) > 4 and word.endswith("ies"):
-        return word[:-3] + "y"
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        word = word[:-2] if word.endswith(("ches", "shes", "xes", "sses")) else word[:-1]
-    for ending in ("ing", "ed", "ly"):
-        if len(word) > len(ending) + 3 and word.endswith(ending):
-            word = word.removesuffix(ending)
-            return word[:-1] if word[-1] == word[-2] and word[-1] not in "ls" else word.removesuffix("e")
-    return word.removesuffix("e") if len(word) > 4 else word
-
-
-def _stems(word: str) -> Iterator[str]:
-    if word.endswith("ies") and len(word) > 4:
-        yield word[:-3] + "y"
-    if word.endswith("s") and len(word) > 3:
-        yield word[:-1]
-        if word.endswith("es"):
-            yield word[:-2]
-    for ending in _ENDINGS:
-        if word.endswith(ending) and len(word) > len(ending) + 2:
-            stem = word.removesuffix(ending)
-            yield stem
-            yield stem + "e"
-            if stem[-1] == stem[-2]:
-                yield stem[:-1]
-    if word.endswith("ied"):
-        yield word[:-3] + "y"
+    return _Word(concept_of(word) if word[:1].isalpha() and (not scope or word in GROUPS) else "", scope)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from math import exp
 
-from cache.lexicon import GROUPS, OPPOSITES, RELATED
+from cache.meaning import are_alike, are_opposites, concept_of
 from cache.signals import Signals, read_signals
 
 __all__ = [
@@ -75,16 +75,17 @@ PRIOR_CUT = 0.55
 
 _AT = {name: at for at, name in enumerate(NAMES)}
 _WEIGHED = tuple((_AT[name], weight) for name, weight in WEIGHTS.items())
-_PREFIXES = ("un", "in", "im", "il", "ir", "dis", "non", "de", "mis", "anti", "counter", "under", "over", "sub", "re")
 _SCOPES_OPPOSED = (
     ("before", "after"), ("more", "less"), ("most", "least"), ("first", "last"), ("all", "none"), ("all", "some"),
     ("all", "only"), ("both", "either"), ("always", "sometimes"), ("inside", "outside"), ("he", "she"),
 )  # fmt: skip
-_OFF = GROUPS["off"]
+_OFF = concept_of("off")
 _AGAINST = frozenset(
-    {GROUPS["stop"], GROUPS["avoid"], GROUPS["forbid"], "dislike", "hate", "refus", "lack", "reject", "oppos"}
+    map(concept_of, ("stop", "avoid", "forbid", "dislike", "hate", "refuse", "lack", "oppose", "bad", "worse", "worst"))
 )
 """Such a word alone turns round what is said without it."""
+_MOST_COMPARISONS = 600
+"""Of words of two texts; where more would be needed they have little in common anyway."""
 _DEFINITE = frozenset({"why", "when", "where", "who", "quantity", "duration", "measure", "frequency"})
 
 
@@ -94,29 +95,34 @@ def features(a: str | Signals, b: str | Signals) -> Features:
         a = read_signals(a)
     if isinstance(b, str):
         b = read_signals(b)
+    if b.content < a.content:
+        a, b = b, a
     only_a, only_b = a.concepts - b.concepts, b.concepts - a.concepts
     opposites = _scopes_opposed(a, b)
-    if only_a and only_b:
+    if 0 < len(only_a) * len(only_b) <= _MOST_COMPARISONS:
         only_a, only_b, opposed = _compared(only_a, only_b)
         opposites += opposed
     opposites += _is_off(a, b, only_a, only_b)
     swapped = _is_swapped(a, b, not only_a and not only_b)
     negation = a.negated != b.negated
     scope = a.scopes ^ b.scopes
-    numbers, numbers_missing = _differ(a.numbers, b.numbers)
+    numbers, numbers_missing = _differ(frozenset(a.numbers), frozenset(b.numbers))
     exact, exact_missing = _differ(a.exact, b.exact)
     names, names_missing = _differ(_unnamed(a, b), _unnamed(b, a))
     kinds = (a.kind in _DEFINITE) + (b.kind in _DEFINITE) if a.kind != b.kind else 0
     few, many = sorted((len(only_a), len(only_b)))
     if few == 0 and many == 1 and not _AGAINST.isdisjoint(only_a | only_b):
         opposites += 1
+    polarity = (opposites + negation) % 2
+    if swapped and polarity:
+        swapped, polarity = False, 0  # "A is better than B", "B is worse than A"
     shared = max(len(a.concepts) - len(only_a), len(b.concepts) - len(only_b))
     total = shared + few + many
     lengths = sorted((len(a.content), len(b.content)))
     words = len(a.words | b.words)
     overlap = len(a.words & b.words) / words if words else 1.0
     return (
-        float((opposites + negation + (swapped and bool(opposites))) % 2),
+        float(polarity),
         float(negation), float(opposites), numbers, numbers_missing, exact, exact_missing, names, names_missing,
         float(swapped), float(len(scope)), float(kinds == 2), float(kinds == 1),
         float(few == many == 1 and shared > 0), float(few == 0 < many < 3 and shared > 0), float(many == 0 < total),
@@ -171,18 +177,18 @@ def _unnamed(a: Signals, b: Signals) -> frozenset[str]:
 
 
 def _is_known(name: str, b: Signals) -> bool:
-    return name in b.concepts or name in b.initials or any(_alike(name, word) for word in b.words)
+    return name in b.concepts or name in b.initials or any(are_alike(name, word) for word in b.words)
 
 
 def _compared(only_a: frozenset[str], only_b: frozenset[str]) -> tuple[frozenset[str], frozenset[str], int]:
     """Without words that are forms of one another; and how many are opposites, which stay."""
     opposites = 0
     alike_a, alike_b = set[str](), set[str]()
-    for x in only_a:
-        for y in only_b:
-            if (x, y) in OPPOSITES or _is_negated(x, y) or _is_negated(y, x):
+    for x in sorted(only_a):
+        for y in sorted(only_b):
+            if are_opposites(x, y):
                 opposites += 1
-            elif y not in alike_b and _alike(x, y):
+            elif y not in alike_b and are_alike(x, y):
                 alike_a.add(x)
                 alike_b.add(y)
                 break
@@ -204,31 +210,6 @@ def _is_off(a: Signals, b: Signals, only_a: frozenset[str], only_b: frozenset[st
     return False
 
 
-def _is_negated(x: str, y: str) -> bool:
-    """Whether y is x with a prefix that turns it round."""
-    return len(y) > len(x) > 2 and y.endswith(x) and y[: -len(x)] in _PREFIXES
-
-
-def _alike(x: str, y: str) -> bool:
-    """Whether they may mean the same, are forms of one word, or one is the other misspelled."""
-    if (x, y) in RELATED:
-        return True
-    if x[:2] != y[:2]:
-        return False
-    longest = max(len(x), len(y))
-    if min(len(x), len(y)) < 4:
-        return False
-    common = next((at for at, (p, q) in enumerate(zip(x, y, strict=False)) if p != q), min(len(x), len(y)))
-    if common >= 4 and common >= 0.6 * longest:
-        return True
-    return longest > 6 and abs(len(x) - len(y)) < 2 and _rest_is_one_slip(x[common:], y[common:])
-
-
-def _rest_is_one_slip(x: str, y: str) -> bool:
-    """Whether one letter more, less, another or two in the wrong order make them equal."""
-    return x[1:] == y[1:] or x[1:] == y or x == y[1:] or (x[:2] == y[1::-1] and x[2:] == y[2:])
-
-
 def _is_swapped(a: Signals, b: Signals, same: bool) -> bool:
     """Whether the same things stand in other roles: "from A to B" and "from B to A", "A beat B" and "B beat A"."""
     conflicts = 0
@@ -238,8 +219,12 @@ def _is_swapped(a: Signals, b: Signals, same: bool) -> bool:
             conflicts += 1 if _in_order(x, y, a) == _in_order(x, y, b) else 2
     if conflicts > 1:
         return True
+    if a.numbers != b.numbers and sorted(a.numbers) == sorted(b.numbers) and not (a.symmetric or b.symmetric):
+        return True
     passive = ("by" in a.roles) != ("by" in b.roles)
     if not same or a.symmetric or b.symmetric or len(a.names) < 2 or a.names != b.names:
+        return False
+    if any(a.roles.get(role) == name for role, name in b.roles.items() if name in a.names):
         return False
     in_a = [word for word in a.content if word in a.names]
     in_b = [word for word in b.content if word in a.names]
