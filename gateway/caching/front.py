@@ -286,12 +286,10 @@ class ResponseCache:
     def _put(self, asking: Asking, place: Place, answer: Answer, miss: _Miss) -> None:
         entry = self._entry(asking, place, answer, miss)
         semantic = self._semantic
-        if semantic is None or not entry.partition or (miss.sight.vector and miss.sight.first):
-            pass
-        elif semantic.embedder is not None:
+        if semantic is None or semantic.embedder is None or not entry.partition:
+            self._tell(Added(entry))
+        else:
             self._later(self._put_complete(semantic, entry, miss.sight, asking.clearance))
-            return
-        self._tell(Added(entry))
 
     async def _put_complete(self, semantic: Semantic, entry: Entry, sight: Sight, clearance: Clearance) -> None:
         self._tell(Added(await semantic.complete(entry, sight)))
