@@ -82,7 +82,7 @@ def add_cache_routes(
     async def get_entry(request: Request, entry_id: str) -> EntryReport:
         """One entry. Its texts are only for keys of the tenant that owns it; others get their SHA-256."""
         caller = await identify_admin(request)
-        return found().inspect(entry_id, caller)
+        return await found().inspect(entry_id, caller)
 
     @api.post("/admin/cache/purge", tags=["cache"], responses=for_admins)
     async def purge(request: Request, wanted: PurgeWanted) -> Purge:

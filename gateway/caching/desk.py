@@ -25,17 +25,35 @@ from gateway.caching.report import (
 )
 from gateway.caching.tally import Tally
 from gateway.clock import wall_time_s
+from gateway.errors import NotFound
 from gateway.identity import Caller
 
 logger = logging.getLogger(__name__)
 
 REPORT: Final = b"report"
-"""What one worker asks another one, unless it tells it of a record."""
+"""What one worker asks another one, unless it is one of the messages below."""
 Spread = Callable[[bytes], Awaitable[list[bytes]]]
 """Gives a message to the `take` of every worker, this one included, and returns what they say."""
 
+
+class Complaint(msgspec.Struct, frozen=True, tag="complaint", array_like=True):
+    """Of a caller, about an entry that the worker which was told does not have."""
+
+    entry_id: str
+    tenant: str
+    key_name: str
+    wrong: bool
+
+
+class Wanted(msgspec.Struct, frozen=True, tag="wanted", array_like=True):
+    """An entry that the worker which was asked does not have. tenant: of who asks."""
+
+    entry_id: str
+    tenant: str
+
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Purged | Quarantined).decode
+_decode = msgspec.msgpack.Decoder(Purged | Quarantined | Complaint | Wanted).decode
 
 
 class Desk:
@@ -67,11 +85,18 @@ class Desk:
         self._wall_s = wall_s
 
     def take(self, message: bytes) -> bytes:
-        """What another worker wants: this one's report, or that it goes by a record before the journal brings it."""
+        """What another worker wants: this one's report, an entry that only this one has, or that it goes by a record
+        before the journal brings it. Returns JSON; empty: there is nothing to say."""
         if message == REPORT:
             return self.report().model_dump_json().encode()
-        self.library.apply(_decode(message))
-        return b""
+        match _decode(message):
+            case Complaint(entry_id, tenant, key_name, wrong):
+                return self._said(lambda: self._take_complaint(Caller(key_name, tenant), entry_id, wrong=wrong)[0])
+            case Wanted(entry_id, tenant):
+                return self._said(lambda: self._entry(entry_id, tenant))
+            case record:
+                self.library.apply(record)
+                return b""
 
     async def overall(self) -> CacheReport:
         """What all workers say."""
@@ -80,16 +105,16 @@ class Desk:
         told = [CacheReport.model_validate_json(one) for one in await self._spread(REPORT) if one]
         return merge_reports(told) if told else self.report()
 
-    def inspect(self, entry_id: str, caller: Caller) -> EntryReport:
+    async def inspect(self, entry_id: str, caller: Caller) -> EntryReport:
         """Its texts are for its tenant alone.
 
         Raises:
             NotFound: there is no such entry.
         """
-        held = self.library.held(entry_id)
-        if held is None:
-            raise entry_not_found(entry_id)
-        return entry_report(held, texts=held.entry.tenant == caller.tenant)
+        try:
+            return self._entry(entry_id, caller.tenant)
+        except NotFound:
+            return EntryReport.model_validate_json(await self._from_others(Wanted(entry_id, caller.tenant), entry_id))
 
     async def purge(self, selector: Selector, by: str, *, dry_run: bool) -> Purge:
         """Forget what is selected, in every worker."""
@@ -104,17 +129,50 @@ class Desk:
         Raises:
             NotFound: the caller's tenant owns no such entry.
         """
-        told: list[Record] = []
+        try:
+            taken, told = self._take_complaint(caller, entry_id, wrong=wrong)
+        except NotFound:
+            asked = Complaint(entry_id, caller.tenant, caller.key_name, wrong)
+            return FeedbackTaken.model_validate_json(await self._from_others(asked, entry_id))
+        for record in told:
+            await self._to_others(record)
+        return taken
+
+    def _take_complaint(self, caller: Caller, entry_id: str, *, wrong: bool) -> tuple[FeedbackTaken, list[Quarantined]]:
+        """And what the other workers are to be told."""
+        told: list[Quarantined] = []
 
         def tell(record: Record) -> None:
             self._tell(record)
-            told.append(record)
-
-        taken = take_feedback(self.library, tell, caller, entry_id, wrong=wrong, at=self._wall_s())
-        for record in told:
             if isinstance(record, Quarantined):
-                await self._to_others(record)
-        return taken
+                told.append(record)
+
+        return take_feedback(self.library, tell, caller, entry_id, wrong=wrong, at=self._wall_s()), told
+
+    def _entry(self, entry_id: str, tenant: str) -> EntryReport:
+        held = self.library.held(entry_id)
+        if held is None:
+            raise entry_not_found(entry_id)
+        return entry_report(held, texts=held.entry.tenant == tenant)
+
+    async def _from_others(self, message: Complaint | Wanted, entry_id: str) -> bytes:
+        """What the one says that has the entry, where workers share no store.
+
+        Raises:
+            NotFound: nobody has it.
+        """
+        answers = [] if self._spread is None else await self._spread(_encode(message))
+        for answer in answers:
+            if answer:
+                return answer
+        raise entry_not_found(entry_id)
+
+    @staticmethod
+    def _said(answer: Callable[[], FeedbackTaken | EntryReport]) -> bytes:
+        try:
+            return answer().model_dump_json().encode()
+        except NotFound:
+            return b""
 
     async def _tell_all(self, record: Record) -> None:
         self._tell(record)

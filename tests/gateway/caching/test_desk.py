@@ -316,3 +316,22 @@ def test_what_a_purge_would_take_is_what_it_takes() -> None:
     assert library.preview(selector).entries == 2
     library.apply(Purged(selector, NOW, "ops"))
     assert len(library) == 3
+
+
+async def test_where_workers_share_no_store_the_one_is_found_that_has_the_entry() -> None:
+    other = desk_of(entry(1, **OF_A), worker_id=1)
+
+    async def spread(message: bytes) -> list[bytes]:
+        return [desk.take(message), other.take(message)]
+
+    desk = desk_of(entry(2), spread=spread)
+    assert (await desk.inspect(entry(1).id, Caller("a", "a"))).answer == "answer 1"
+    assert (await desk.inspect(entry(1).id, Caller("b", "b"))).answer is None
+    with pytest.raises(NotFound):
+        await desk.feedback(Caller("b", "b"), entry(1).id, wrong=True)
+    assert (await desk.feedback(Caller("a", "a"), entry(1).id, wrong=False)).quarantined == 0
+    assert len(other.library) == 1
+    assert (await desk.feedback(Caller("a", "a"), entry(1).id, wrong=True)).quarantined == 1
+    assert len(other.library) == 0
+    with pytest.raises(NotFound):
+        await desk.inspect(entry(1).id, Caller("a", "a"))
