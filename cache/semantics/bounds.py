@@ -45,7 +45,7 @@ class Unaudited(NamedTuple):
     hits: float
 
 
-TILTS = ((0.0, 0.5), (0.1, 0.1), (0.25, 0.1), (0.5, 0.1), (0.7, 0.1), (0.85, 0.1))
+TILTS = ((0.0, 0.4), (0.05, 0.08), (0.15, 0.1), (0.3, 0.14), (0.45, 0.14), (0.6, 0.07), (0.75, 0.07))
 """Shares of their chance at which audits may have found wrong hits, and how much is bet on each."""
 
 

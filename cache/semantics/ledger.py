@@ -139,8 +139,8 @@ class Ledger:
 
     def _choose_chance(self) -> None:
         """Audits by chance leave wrong hits unseen: the fewer, the more could be. Only what there is room for."""
-        if self.exhausted:
-            self._set_chance(min(1.0, self.chance / STEP))
+        if self.chance < 1 and self.wrong + HEDGE * self._price > self.allowed:
+            self._set_chance(1.0)  # from now on what may be wrong grows faster than what is found
         elif self.chance > self._audit_share and self.allowed > self._tried:
             self._tried = 1.03 * self.allowed
             lower = max(self.chance * STEP, self._audit_share)
@@ -150,7 +150,7 @@ class Ledger:
     def _set_chance(self, chance: float) -> None:
         self.state.chance = chance
         self._unseen = self._unseen_at(chance)
-        self._price = 1 + self._unseen_at(chance, 1) - self._unseen
+        self._price = 1.0 if chance >= 1 else 1 + self._unseen_at(chance, 1) - self._unseen
 
     def restore(self, state: LedgerState) -> None:
         """What is under way will not be heard of any more."""

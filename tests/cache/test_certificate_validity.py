@@ -6,7 +6,7 @@ import pytest
 
 from tests.bench.cache_validity import FAMILIES, run, summary
 
-STREAMS = 4
+STREAMS = 3
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -15,7 +15,7 @@ def test_no_more_streams_break_the_promise_than_it_allows(name: str) -> None:
     assert sum(outcome.breaks for outcome in outcomes) <= 1
     row = summary(outcomes)[name]
     assert row["streams"] == STREAMS
-    assert row["strictly_of_many_hits"] <= 0.25
+    assert row["strictly_of_many_hits"] <= 0.34
 
 
 def test_nothing_is_served_where_nothing_is_safe() -> None:
