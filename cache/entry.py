@@ -14,7 +14,7 @@ Source: TypeAlias = Literal["miss", "audit", "feedback", "planted"]
 person, or a pair that was known beforehand."""
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """An answer, and what finds it."""
 
     id: str
@@ -60,15 +60,12 @@ class Selector(msgspec.Struct, frozen=True, omit_defaults=True):
     before_epoch: int | None = None
 
     def matches(self, entry: Entry) -> bool:
-        named = (
-            (self.tenant, entry.tenant),
-            (self.deployment, entry.deployment),
-            (self.model, entry.model),
-            (self.cohort, entry.cohort),
-            (self.id, entry.id),
-        )
         return (
-            all(wanted is None or wanted == there for wanted, there in named)
+            (self.tenant is None or self.tenant == entry.tenant)
+            and (self.deployment is None or self.deployment == entry.deployment)
+            and (self.model is None or self.model == entry.model)
+            and (self.cohort is None or self.cohort == entry.cohort)
+            and (self.id is None or self.id == entry.id)
             and (self.tag is None or self.tag in entry.tags)
             and (self.before_epoch is None or entry.epoch < self.before_epoch)
         )

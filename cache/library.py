@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ENTRY_BYTES = 1200
+ENTRY_BYTES = 1500
 """Of memory that an entry takes besides what it takes when it is written down."""
 VECTOR_BYTES = 700
 """The same for one that has a vector, besides 4 bytes for each of its numbers."""
@@ -35,6 +35,9 @@ PURGES = 256
 """So many purges are remembered, for entries that are told late."""
 SWEPT = 1000
 """Entries dropped by a sweep: it must not hold up the worker. What is due is not found in the meantime."""
+PURGED = 500
+INDEXED = 8
+"""Entries looked at for a purge, and put into the index, in one slice of work."""
 TIDIED = 100
 """Vectors taken out of each graph by a sweep."""
 
@@ -150,6 +153,10 @@ class Library:
         self._ends: list[tuple[float, int]] = []
         self._barred: dict[str, None] = {}
         self._purges: deque[Purged] = deque(maxlen=PURGES)
+        self._going: deque[tuple[Purged, int, deque[_Slot]]] = deque()
+        """Purges that are under way: each with the number from which on entries are newer, and who is still to be
+        looked at."""
+        self._unindexed: deque[_Slot] = deque()
         self._used: dict[str, int] = {}
         self._stats = LibraryStats(max_bytes=max_bytes)
         self.cohorts: dict[str, CohortLike] = {}
@@ -162,16 +169,26 @@ class Library:
         return len(self._ids)
 
     def compare_by(self, embedder: str) -> None:
-        """From now on questions are compared by its vectors; entries that have such can be found by them."""
+        """From now on questions are compared by its vectors. Entries that have such are found by them once `work` has
+        come to them."""
         self._embedder = embedder
-        for slot in self._slots.values():
-            if not slot.indexed:
+        self._unindexed = deque(slot for slot in self._slots.values() if not slot.indexed and slot.entry.vector)
+
+    def work(self) -> bool:
+        """A slice of what was put off because it would hold up the worker, a few milliseconds. False: nothing is left.
+        What was purged but is still there is not found meanwhile."""
+        for _ in range(min(INDEXED, len(self._unindexed))):
+            slot = self._unindexed.popleft()
+            if not slot.indexed and self._slots.get(slot.number) is slot:
                 self._index(slot)
+        if self._going:
+            self._purge_some()
+        return bool(self._unindexed or self._going)
 
     def find(self, key: bytes, now: float) -> Entry | None:
         """The answer to the same question."""
         slot = self._keys.get(key)
-        if slot is None or slot.entry.expires_at <= now:
+        if slot is None or slot.entry.expires_at <= now or (self._going and self._is_gone(slot)):
             return None
         return slot.entry
 
@@ -186,7 +203,7 @@ class Library:
         found = []
         for number, cosine in place.fine.near(floats, k):
             slot = self._slots[number]
-            if slot.entry.expires_at > now:
+            if slot.entry.expires_at > now and not self._is_gone(slot):
                 found.append(Near(slot.entry.id, slot.entry.text, cosine, self._signals(slot)))
         return found
 
@@ -248,6 +265,7 @@ class Library:
             if slot is not None:
                 self._drop(slot)
                 self._stats.expired += 1
+        self.work()
         for partition in list(self._untidy):
             place = self._places.get(partition)
             if place is None or not place.tidy(TIDIED):
@@ -259,7 +277,7 @@ class Library:
 
     def held(self, entry_id: str) -> Held | None:
         slot = self._ids.get(entry_id)
-        if slot is None:
+        if slot is None or self._is_gone(slot):
             return None
         return Held(slot.entry, slot.hits, slot.confirmed, slot.contradicted, slot.size_bytes)
 
@@ -289,6 +307,9 @@ class Library:
         if entry.id in self._ids or entry.id in self._barred or self._was_purged(entry):
             return
         older = self._keys.get(entry.key)
+        if older is not None and self._is_gone(older):
+            self._drop_purged(older)
+            older = None
         if older is not None and (older.entry.created_at, older.entry.id) > (entry.created_at, entry.id):
             return
         slot = _Slot(entry, self._next, self._ranking.clock)
@@ -312,7 +333,10 @@ class Library:
         self._ranking.add(slot.number, self._rank_of(slot))
         if entry.vector and entry.partition:
             self.cohort(entry.cohort).added(entry.id, entry.text)
-            self._index(slot)
+            if self._unindexed:
+                self._unindexed.append(slot)
+            else:
+                self._index(slot)
 
     def _index(self, slot: _Slot) -> None:
         entry = slot.entry
@@ -401,9 +425,27 @@ class Library:
         if purged in self._purges:
             return
         self._purges.append(purged)
-        for slot in self._selected(purged.selector):
-            self._drop(slot)
-            self._stats.purged += 1
+        slots = self._slots.values() if purged.selector.id is None else self._selected(purged.selector)
+        self._going.append((purged, self._next, deque(slots)))
+        if len(slots) <= PURGED and len(self._going) == 1:
+            self._purge_some()
+
+    def _purge_some(self) -> None:
+        purged, _, slots = self._going[0]
+        for _ in range(min(PURGED, len(slots))):
+            slot = slots.popleft()
+            if self._slots.get(slot.number) is slot and purged.selector.matches(slot.entry):
+                self._drop_purged(slot)
+        if not slots:
+            self._going.popleft()
+
+    def _drop_purged(self, slot: _Slot) -> None:
+        self._drop(slot)
+        self._stats.purged += 1
+
+    def _is_gone(self, slot: _Slot) -> bool:
+        """Whether it was purged, though it is still there."""
+        return any(slot.number < before and purged.selector.matches(slot.entry) for purged, before, _ in self._going)
 
     def _was_purged(self, entry: Entry) -> bool:
         return any(purged.at >= entry.created_at and purged.selector.matches(entry) for purged in self._purges)
@@ -411,8 +453,9 @@ class Library:
     def _selected(self, selector: Selector) -> list[_Slot]:
         if selector.id is not None:
             slot = self._ids.get(selector.id)
-            return [slot] if slot is not None and selector.matches(slot.entry) else []
-        return [slot for slot in self._ids.values() if selector.matches(slot.entry)]
+            return [slot] if slot is not None and selector.matches(slot.entry) and not self._is_gone(slot) else []
+        found = [slot for slot in self._ids.values() if selector.matches(slot.entry)]
+        return [slot for slot in found if not self._is_gone(slot)] if self._going else found
 
     def _use(self, used: Used) -> None:
         if used.by == self._me:

@@ -27,7 +27,7 @@ AT_ONCE = (Added, Quarantined, Purged, Used)
 SECRET_BYTES = 32
 WAITING_BYTES = 16 * 1024 * 1024
 """Of records that wait for a journal that is away; over it, the oldest are dropped."""
-SLICE = 16
+SLICE = 8
 """Records told before the loop gets to do something else."""
 
 WallTime: TypeAlias = Callable[[], float]

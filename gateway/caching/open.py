@@ -46,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 FILE = "cache.sqlite"
 TIDY_S = 1.0
+WORK_S = 0.005
+"""Between two slices of what the library put off."""
 TELL_USED_S = 10.0
 """Between two records of what was served, by which all workers judge what is worth keeping."""
 AGAIN_S = 30.0
@@ -176,6 +178,8 @@ class Caching:
             self._take_secret()
             now = self._wall_s()
             self._library.sweep(now)
+            while self._library.work():
+                await self._clock.sleep(WORK_S)
             if self._clock.monotonic() - told_s >= TELL_USED_S:
                 told_s = self._clock.monotonic()
                 used = self._library.used(now)
@@ -199,24 +203,6 @@ class Caching:
         except EmbedderError as error:
             logger.warning("cache: only the very same questions are answered, for want of an embedder: %s", error)
         return None
-
-
-def open_cache(
-    config: Config,
-    catalog: Catalog,
-    dispatcher: Dispatcher,
-    telemetry: Telemetry,
-    rooms: Iterable[Sized],
-    clock: Clock,
-    rng: random.Random,
-    *,
-    worker_id: int,
-    spread: Spread | None,
-) -> Caching | None:
-    """None: it is off."""
-    if not config.cache.enabled:
-        return None
-    return Caching(config, catalog, dispatcher, telemetry, rooms, clock, rng, worker_id=worker_id, spread=spread)
 
 
 def _journal(config: Config, wall_s: Callable[[], float]) -> tuple[Journal, bool]:

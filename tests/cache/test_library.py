@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.entry import Added, Learned, Purged, Quarantined, Record, Selector, Used
-from cache.eviction import worth
+from cache.eviction import Ranking, worth
 from cache.index import as_bytes
-from cache.library import PURGES, Library, size_of
+from cache.library import PURGED, PURGES, Library, size_of
 from cache.semantics.seam import Look
 from tests.cache.entries import (
     COHORT,
@@ -191,6 +191,59 @@ def test_what_was_made_before_a_purge_but_is_told_after_it_is_purged_as_well() -
     for second in range(PURGES + 5):
         shelf.apply(Purged(Selector(tenant="nobody"), NOW + second, "admin"))
     assert len(shelf._purges) == PURGES
+
+
+def test_a_large_purge_takes_effect_at_once_and_its_work_is_done_in_slices() -> None:
+    shelf = library(100_000_000)
+    for n in range(3 * PURGED):
+        shelf.apply(added(f"e{n}", seed=n % 7, tenant="acme" if n % 3 else "globex"))
+    expected = shelf.preview(Selector(tenant="acme"))
+    shelf.apply(Purged(Selector(tenant="acme"), NOW, "admin"))
+    assert len(shelf) == 3 * PURGED, "the work is put off"
+    assert shelf.find(entry("e1").key, NOW) is None and shelf.held(entry("e1").id) is None
+    assert shelf.preview(Selector()).entries == PURGED and shelf.preview(Selector(id=entry("e1").id)).entries == 0
+    found = shelf.near(digest("partition"), vector(3), 8, NOW)
+    assert found and all(int(near.text[9:-1]) % 3 == 0 for near in found)
+    shelf.apply(added("e1", id="f" * 32, created_at=NOW + 1, tenant="acme"))
+    assert shelf.find(entry("e1").key, NOW) is not None, "it is newer than the purge"
+    shelf.apply(Purged(Selector(id=entry("e0").id), NOW, "admin"))
+    assert shelf.find(entry("e0").key, NOW) is None
+    slices = 1
+    while shelf.work():
+        slices += 1
+    assert slices >= 3 and len(shelf) == PURGED
+    assert shelf.stats().purged == expected.entries + 1
+    assert shelf.size_bytes == sum(size_of(slot.entry) for slot in shelf._ids.values())
+
+
+def test_entries_are_found_by_an_embedder_that_comes_later_once_the_work_is_done() -> None:
+    shelf = Library(CountingCohort, library()._bound, max_bytes=10**7)
+    for n in range(20):
+        shelf.apply(added(f"e{n}", seed=n))
+    shelf.apply(added("other", seed=1, embedder="table@0"))
+    assert not shelf.populated(digest("partition"))
+    shelf.compare_by("table@1")
+    assert shelf.work()
+    shelf.apply(added("late", seed=30))
+    shelf.apply(Quarantined((entry("e19").id,), NOW, "user"))
+    while shelf.work():
+        pass
+    assert shelf.stats().vectors == 20
+    assert shelf.near(digest("partition"), vector(30), 1, NOW)[0].id == entry("late").id
+
+
+def test_a_ranking_forgets_those_that_are_gone() -> None:
+    ranks = {number: float(number) for number in range(300)}
+    ranking = Ranking(ranks.get)
+    for number, rank in ranks.items():
+        ranking.add(number, rank)
+    for number in range(250):
+        del ranks[number]
+    ranking.compact(50)
+    assert len(ranking) == 50
+    ranks[250] = 1000.0
+    assert [ranking.take() for _ in range(49)] == list(range(251, 300))
+    assert (ranking.take(), ranking.clock, ranking.take()) == (250, 1000.0, None)
 
 
 def test_what_saves_most_for_its_bytes_stays() -> None:
