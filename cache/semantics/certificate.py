@@ -32,6 +32,7 @@ class CertificateState(msgspec.Struct):
     traffic: list[float]
     passed: list[bool]
     labels: int = 0
+    refit_at: int = 0
     cut: int = -1
     bound: float = 1.0
     starts: dict[int, float] = {}
@@ -57,7 +58,6 @@ class Certificate:
         self._state = _fresh()
         self._ledger = Ledger(max_wrong, confidence, audit_share)
         self._state.ledger = self._ledger.state
-        self._next_refit = 0
 
     def cut(self) -> float:
         """Lowest score that may be served now; infinite: none."""
@@ -111,15 +111,15 @@ class Certificate:
             return False
         self._state = state
         self._ledger.restore(state.ledger)
-        self._next_refit = 0
         return True
 
     def _learn(self, at: int, wrong: bool, chance: float) -> None:
         if self._certified(at) and self._suspects(wrong):
             self._alarm()
         self._count(at, wrong, chance)
-        if self._state.labels >= self._next_refit or (wrong and self._certified(at)):
-            self._next_refit = self._state.labels + max(8, self._state.labels // 100)
+        state = self._state
+        if state.labels >= state.refit_at or (wrong and self._certified(at)):
+            state.refit_at = state.labels + max(8, state.labels // 100)
             self._refit()
 
     def _certified(self, at: int) -> bool:
@@ -206,7 +206,7 @@ class Certificate:
         """Forgets what it knew of scores; what was served stays on the account."""
         fresh = _fresh()
         fresh.alarmed, fresh.ledger = True, self._state.ledger
-        self._state, self._next_refit = fresh, 0
+        self._state = fresh
 
 
 def _fresh() -> CertificateState:

@@ -26,7 +26,7 @@ class LedgerState(msgspec.Struct):
     """`chance`: of an audit. `hits`: served. `found_...`: audited wrong, of hits sure to be audited and of the
     others. `unaudited`: by chance. `pending`: audits under way. `kept`: share of the audits that came, of late.
     `likely`: wrong hits, as the audits tell. `forgiven`: wrong hits that were paid for by right looks. `paid`: right
-    looks towards the next one."""
+    looks towards the next one. `tried_at`: `allowed` from which on fewer audits are considered again."""
 
     chance: float = 1.0
     hits: float = 0.0
@@ -38,6 +38,7 @@ class LedgerState(msgspec.Struct):
     likely: float = 0.0
     forgiven: int = 0
     paid: float = 0.0
+    tried_at: float = 0.0
 
 
 class Ledger:
@@ -46,7 +47,7 @@ class Ledger:
     The promise, with probability `confidence`, at all times together, whoever chooses the questions: no more hits are
     wrong than `allowed`: their share `max_wrong`, three more at first that fade out, and what was forgiven."""
 
-    __slots__ = ("_audit_share", "_confidence", "_max_wrong", "_price", "_tried", "_unseen", "state")
+    __slots__ = ("_audit_share", "_brink", "_confidence", "_max_wrong", "_price", "_unseen", "state")
 
     def __init__(self, max_wrong: float, confidence: float, audit_share: float) -> None:
         self._max_wrong = max_wrong
@@ -54,7 +55,7 @@ class Ledger:
         self._audit_share = audit_share
         self._unseen = 0.0
         self._price = 1.0
-        self._tried = 0.0
+        self._brink = 0.0
         self.state = LedgerState()
 
     @property
@@ -139,17 +140,19 @@ class Ledger:
 
     def _choose_chance(self) -> None:
         """Audits by chance leave wrong hits unseen: the fewer, the more could be. Only what there is room for."""
-        if self.chance < 1 and self.wrong + HEDGE * self._price > self.allowed:
+        state, found = self.state, self.wrong - self._unseen
+        if self.chance < 1 and found + self._brink > self.allowed:
             self._set_chance(1.0)  # from now on what may be wrong grows faster than what is found
-        elif self.chance > self._audit_share and self.allowed > self._tried:
-            self._tried = 1.03 * self.allowed
+        elif self.chance > self._audit_share and self.allowed > state.tried_at:
+            state.tried_at = 1.03 * self.allowed
             lower = max(self.chance * STEP, self._audit_share)
-            if self.wrong - self._unseen + HEDGE + self._unseen_at(lower, HEDGE) <= ROOMY * self.allowed:
+            if found + HEDGE + self._unseen_at(lower, HEDGE) <= ROOMY * self.allowed:
                 self._set_chance(lower)
 
     def _set_chance(self, chance: float) -> None:
         self.state.chance = chance
         self._unseen = self._unseen_at(chance)
+        self._brink = HEDGE + self._unseen_at(chance, HEDGE)
         self._price = 1.0 if chance >= 1 else 1 + self._unseen_at(chance, 1) - self._unseen
 
     def restore(self, state: LedgerState) -> None:
