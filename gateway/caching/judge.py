@@ -43,6 +43,8 @@ BUSY_S = 1.0
 OWN_PAIRS = 32
 """Of each sensitivity class: pairs of the tenants' own answers that texts settled, to be asked as planted ones."""
 MAX_TEXT_CHARS = 65_536
+FIRST_SHARE = 0.25
+"""Of questions to a judge of whom nothing is known yet, those that are planted: until each pair was asked once."""
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -98,6 +100,8 @@ class Labeller:
         self._wanted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._shipped = list(planted.shipped().items())
+        rng.shuffle(self._shipped)
+        self._unasked = self._shipped.copy()
         self._own: dict[str, deque[tuple[str, Pair]]] = {}
         self.error = JudgeError(confidence)
         self.outcomes: Counter[tuple[Source, Outcome]] = Counter()
@@ -208,7 +212,7 @@ class Labeller:
         return True
 
     async def _by_judge(self, wish: Wish, fresh: Answer, since_s: float) -> None:
-        if self._rng.random() < self._options.planted_share:
+        if self._rng.random() < self._planted_share:
             await self._ask_planted(wish.clearance)
         asked = prompt(wish.asked, text_of(fresh), text_of(wish.stored), self._rng)
         if asked is None:
@@ -220,12 +224,25 @@ class Labeller:
         else:
             self._settle(wish, same, "judge", since_s)
 
+    @property
+    def _planted_share(self) -> float:
+        share = self._options.planted_share
+        return max(share, FIRST_SHARE) if share and self._unasked else share
+
     async def _ask_planted(self, clearance: Clearance) -> None:
         """One whose answer is known; of the tenants' own only what is of the same class."""
-        name, pair = self._rng.choice([*self._shipped, *self._own.get(clearance.name, ())])
+        first = self._unasked.pop() if self._unasked else None
+        name, pair = first or self._rng.choice([*self._shipped, *self._own.get(clearance.name, ())])
         asked = prompt(pair.question, pair.first, pair.second, self._rng)
-        if asked is not None:
-            self.error.learn(name, same=pair.same, said=await self._ask_judge(asked, clearance, "planted"))
+        if asked is None:
+            return
+        try:
+            said_same = await self._ask_judge(asked, clearance, "planted")
+        except BaseException:
+            if first is not None:
+                self._unasked.append(first)
+            raise
+        self.error.learn(name, same=pair.same, said=said_same)
 
     async def _ask_judge(self, asked: Prompt, clearance: Clearance, purpose: str = "judge") -> bool | None:
         """

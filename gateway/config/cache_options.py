@@ -22,7 +22,8 @@ class JudgeOptions(Section):
     max_usd_per_day: Annotated[float, Field(ge=0)] | None = None
     """Money for it, in each worker; none: no limit."""
     planted_share: Share = 0.02
-    """Of its questions, those whose answer is known beforehand: by them its own error is measured."""
+    """Of its questions, those whose answer is known beforehand: by them its own error is measured. It is a
+    quarter at first, until each of the pairs that come with the gateway was asked; 0: none."""
 
 
 class EmbedderOptions(Section):

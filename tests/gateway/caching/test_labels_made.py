@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from cache.planted import shipped
 from gateway.caching import judge as module
 from gateway.caching.judge_calls import said
 from gateway.caching.judge_calls import whole as in_one_piece
@@ -266,3 +267,13 @@ async def test_the_judge_of_a_deployment_that_spills_stays_at_home() -> None:
             await judged(home, "same")
             assert (await labels.told.get()).equal
             assert cloud.stats.requests == 0
+
+
+async def test_a_judge_of_whom_nothing_is_known_is_asked_all_pairs_first() -> None:
+    async with fake_judged(planted_share=0.001, max_per_minute=10_000) as (engine, labeller, _):
+        for _ in range(400):
+            labeller.want(wish(LONG, OTHER))
+        await settled(lambda: None if labeller.outcomes.total() == 400 else labeller, "they are not left", 20.0)
+        assert 400 + len(shipped()) <= engine.stats.requests <= 410 + len(shipped())
+        assert labeller.asked == {"unclear": engine.stats.requests}
+        assert labeller.error.same.of == 0
