@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import sqlite3
 import stat
 import sys
@@ -25,7 +24,7 @@ from cache.library import Library
 from tests.cache.entries import NOW, answer, entry, judged, library, told
 from tests.harness import settled
 
-KILLS = 24
+KILLS = 40
 
 
 @pytest.fixture
@@ -64,42 +63,48 @@ def look_at(path: Path, query: str) -> list[tuple[object, ...]]:
         return db.execute(query).fetchall()
 
 
-WRITER = """
-import asyncio, secrets, sys
+NURSERY = """
+import asyncio, os, pathlib, random, secrets, signal, sys, time
 from cache.entry import Added
 from cache.journal.sqlite import SqliteJournal
-from tests.cache.entries import answer, entry, library
-async def main(path):
-    journal = SqliteJournal(__import__("pathlib").Path(path), lambda: 1_700_000_000.0)
+from tests.cache.entries import entry, library
+
+async def write(path, said):
+    journal = SqliteJournal(path, lambda: 1_700_000_000.0)
     await journal.start(library(100_000_000))
+    os.write(said, b"x")
     while True:
         name = secrets.token_hex(4)
         journal.append(Added(entry(name, said="x" * secrets.randbelow(20_000))))
         await journal.settled()
-        print(name, flush=True)
-asyncio.run(main(sys.argv[1]))
+        os.write(1, name.encode() + b"\\n")
+
+chance = random.Random(int(sys.argv[2]))
+for _ in range(int(sys.argv[3])):
+    heard, said = os.pipe()
+    child = os.fork()
+    if not child:
+        asyncio.run(write(pathlib.Path(sys.argv[1]), said))
+    os.read(heard, 1)
+    time.sleep(chance.random() * 0.04)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 """
+"""Has a worker write, which says what is confirmed, and kills it; and again."""
 
 
-async def killed_writer(path: Path, chance: random.Random) -> list[str]:
-    """What it said was confirmed before it was killed."""
+async def killed_writers(path: Path, seed: int, kills: int) -> set[str]:
+    """What they said was confirmed."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", WRITER, str(path), stdout=asyncio.subprocess.PIPE
+        sys.executable, "-c", NURSERY, str(path), str(seed), str(kills), stdout=asyncio.subprocess.PIPE
     )
-    assert process.stdout is not None
-    lines = [await process.stdout.readline()]
-    await asyncio.sleep(chance.random() * 0.06)
-    process.kill()
-    lines += (await process.stdout.read()).splitlines()
-    await process.wait()
-    return [line.decode().strip() for line in lines if len(line.strip()) == 8]
+    said, _ = await process.communicate()
+    assert process.returncode == 0
+    return set(said.decode().split())
 
 
 async def test_however_often_workers_are_killed_no_confirmed_record_is_lost_and_none_is_half_there(path: Path) -> None:
-    chance, confirmed = random.Random(6), set[str]()
-    for _ in range(KILLS // 4):
-        for names in await asyncio.gather(*(killed_writer(path, chance) for _ in range(4))):
-            confirmed |= set(names)
+    confirmed = set().union(*await asyncio.gather(*(killed_writers(path, seed, KILLS // 2) for seed in range(2))))
     async with worker(path) as (journal, shelf):
         assert len(confirmed) >= KILLS
         for name in confirmed:
