@@ -47,12 +47,14 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What came of it. `labels`: how often the judge was asked, `audits`: of these, for answers that were served."""
+    """What came of it. `labels`: how often the judge was asked, `audits`: of these, for answers that were served;
+    `first_hit`: the question that was the first to be served, counted from 1."""
 
     setting: Setting
     figures: Figures
     labels: int
     audits: int
+    first_hit: int | None
     state: State
     stated_bound: float
 
@@ -88,7 +90,7 @@ def replay(
         step()
     status = cohort.status()
     figures = passing.tally.figures()
-    return Run(setting, figures, passing.labels, passing.audits, status.state, status.bound)
+    return Run(setting, figures, passing.labels, passing.audits, passing.first_hit, status.state, status.bound)
 
 
 class _Pass:
@@ -102,6 +104,7 @@ class _Pass:
     ) -> None:
         self.tally = Tally(len(stream.texts))
         self.labels = self.audits = 0
+        self.first_hit: int | None = None
         self._stream = stream
         self._setting = setting
         self._cohort = cohort
@@ -122,6 +125,7 @@ class _Pass:
             self._cohort.served(look, audited=wanted)
             self.tally.hit(wrong=not self._equal(look.candidate, at))
             self.audits += wanted
+            self.first_hit = self.first_hit or number + 1
         else:
             self.tally.miss()
             self._signals[at] = self._read(text)

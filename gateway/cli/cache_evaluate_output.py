@@ -41,6 +41,7 @@ def stream_document(runs: Sequence[Run], static: ByNumber, vcache: ByNumber) -> 
                 "labels": run.labels,
                 "audits": run.audits,
                 "spared_rate": _short(run.spared_rate),
+                "first_hit": run.first_hit,
                 "state": run.state,
                 "stated_bound": run.stated_bound,
                 "kept": run.kept,
@@ -76,17 +77,33 @@ def stream_table(runs: Sequence[Run], static: ByNumber, vcache: ByNumber) -> Tab
     from rich.table import Table
 
     table = Table("", box=None, pad_edge=False)
-    for heading in ("hits", "wrong, of hits", "95 % interval", "wrong, of all", "hits by quarter", "labels", "audits"):
+    for heading in (
+        "hits",
+        "wrong, of hits",
+        "95 % interval",
+        "wrong, of all",
+        "hits by quarter",
+        "first",
+        "labels",
+        "audits",
+    ):
         table.add_column(heading, justify="right")
     table.add_column("")
     for run in runs:
         name = f"certified, at most {_percent(run.setting.bound.max_wrong_hit_rate)}, seed {run.setting.seed}"
         broken = "" if run.kept else ", limit broken"
-        table.add_row(name, *_row(run.figures), str(run.labels), str(run.audits), f"{run.state}{broken}")
+        table.add_row(
+            name,
+            *_row(run.figures),
+            str(run.first_hit or "-"),
+            str(run.labels),
+            str(run.audits),
+            f"{run.state}{broken}",
+        )
     for threshold, figures in static.items():
-        table.add_row(f"cosine of {threshold:.2f} and more", *_row(figures), "-", "-", "")
+        table.add_row(f"cosine of {threshold:.2f} and more", *_row(figures), "-", "-", "-", "")
     for delta, figures in vcache.items():
-        table.add_row(f"vCache, {_percent(delta)} of all", *_row(figures), "-", "-", "")
+        table.add_row(f"vCache, {_percent(delta)} of all", *_row(figures), "-", "-", "-", "")
     return table
 
 

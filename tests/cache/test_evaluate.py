@@ -243,6 +243,8 @@ def test_a_question_is_served_by_what_missed_before_it_and_labelled_by_the_label
     assert audited_wrong == run.figures.wrong
     assert all((judged.fresh == "") == (judged.source == "audit") for judged in cohort.learned)
     assert run.spared_rate == 0.0
+    assert run.first_hit is not None and 2 <= run.first_hit <= 31
+    assert played(Plain(2.0)).first_hit is None
     assert (run.state, run.stated_bound, run.kept) == ("learning", 0.5, run.figures.wrong_per_hit <= 0.1)
 
 
