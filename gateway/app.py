@@ -7,15 +7,14 @@ import contextlib
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sized
 from socket import socket
+from typing import TYPE_CHECKING
 
 from engines.outbox import Outbox
 from gateway.api.openapi import Status
 from gateway.api.routes import ApiState, create_api
 from gateway.attendance import Attendance
-from gateway.caching.desk import Spread
-from gateway.caching.open import open_cache
 from gateway.callers import Callers
 from gateway.catalog import Catalog, build_pools
 from gateway.choice import Chooser
@@ -55,6 +54,10 @@ from gateway.usage.spool import Spool, open_spool, watch_spool
 from gateway.waiting_room import WaitingRoom
 from gateway.warm_up import WarmUpCall, engine_models
 from router.speed import Family, Speed
+
+if TYPE_CHECKING:
+    from gateway.caching.desk import Spread
+    from gateway.caching.open import Caching
 
 Metrics = Callable[[str], Awaitable[Exposition]]
 Pools = Callable[[], Awaitable[PoolList]]
@@ -109,17 +112,7 @@ class Gateway:
         catalog, chooser = self._routing(rng, outbox)
         self._estimator = Estimator(config, catalog.deployments)
         dispatcher = Dispatcher(clock, rng, self.telemetry, chooser, callers.standing)
-        caching = self._caching = open_cache(
-            config,
-            catalog,
-            dispatcher,
-            self.telemetry,
-            chooser.rooms,
-            clock,
-            rng,
-            worker_id=worker_id,
-            spread=spread,
-        )
+        caching = self._caching = self._open_cache(catalog, dispatcher, chooser.rooms, rng, spread)
         self.desk = None if caching is None else caching.desk
         """What those who run the gateway are told of the response cache; None: it is off."""
         self.pipeline = Pipeline(
@@ -156,6 +149,24 @@ class Gateway:
         """Whether the engines that the supervisor starts have loaded; without any, they have."""
         self._sweeper: asyncio.TimerHandle | None = None
         self._tell(version, applied_at)
+
+    def _open_cache(
+        self,
+        catalog: Catalog,
+        dispatcher: Dispatcher,
+        rooms: Iterable[Sized],
+        rng: random.Random,
+        spread: Spread | None,
+    ) -> Caching | None:
+        """None: it is off."""
+        if not self.config.cache.enabled:
+            return None
+        from gateway.caching.open import Caching
+
+        clock, telemetry, worker_id = self._clock, self.telemetry, self.worker_id
+        return Caching(
+            self.config, catalog, dispatcher, telemetry, rooms, clock, rng, worker_id=worker_id, spread=spread
+        )
 
     def _telemetry(self, spool: Spool | None, content: ContentLog | None) -> Telemetry:
         telemetry = Telemetry(

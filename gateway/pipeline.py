@@ -8,7 +8,7 @@ from functools import partial
 
 from engines.base import Operation
 from gateway.admission import NO_CHARGE, Charge, Ledger
-from gateway.caching.front import Asking, ResponseCache
+from gateway.caching.asking import Asking, Cache
 from gateway.catalog import Catalog, Deployment
 from gateway.classifier import Classifier
 from gateway.clock import Clock
@@ -45,7 +45,7 @@ class Pipeline:
     estimator: Estimator
     ledger: Ledger
     content: ContentLog | None
-    cache: ResponseCache | None
+    cache: Cache | None
     dispatcher: Dispatcher
     telemetry: Telemetry
     clock: Clock

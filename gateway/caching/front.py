@@ -16,6 +16,7 @@ from cache.entry import Record as CacheRecord
 from cache.library import Library
 from cache.semantics.seam import Look
 from engines.base import Operation
+from gateway.caching.asking import Asking, Make
 from gateway.caching.controls import Controls, answer_lines, not_cached, read_controls
 from gateway.caching.desk import Desk
 from gateway.caching.flights import Flights
@@ -25,35 +26,16 @@ from gateway.caching.seats import Fan, Landed, Seat
 from gateway.caching.semantic import NOTHING_SEEN, Semantic, Sight
 from gateway.caching.tally import Tally
 from gateway.caching.votes import Votes
-from gateway.catalog import Deployment
 from gateway.clock import Clock
 from gateway.config.cache_options import Cache as Options
-from gateway.http import Request, Sink
-from gateway.identity import Caller
 from gateway.limits.used import Bookkeeper
 from gateway.record import Record, Usage
 from gateway.residency import Clearance
-from gateway.wire import Call
 
 BYPASS = answer_lines("bypass")
 MISS = answer_lines("miss")
 _ANSWERED = (Operation.CHAT, Operation.COMPLETIONS)
 _KEY_BYTES = 32
-
-Make = Callable[[Sink], Awaitable[None]]
-"""Has an engine answer into a sink."""
-
-
-class Asking(NamedTuple):
-    """A call that may be answered from the cache. sink: where the answer is to go."""
-
-    caller: Caller
-    call: Call
-    deployment: Deployment
-    clearance: Clearance
-    request: Request
-    sink: Sink
-    record: Record
 
 
 class _Miss(NamedTuple):

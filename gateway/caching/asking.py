@@ -1,0 +1,37 @@
+"""The seam between the pipeline and the response cache."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol
+
+from gateway.catalog import Deployment
+from gateway.http import Request, Sink
+from gateway.identity import Caller
+from gateway.record import Record
+from gateway.residency import Clearance
+from gateway.wire import Call
+
+Make = Callable[[Sink], Awaitable[None]]
+"""Has an engine answer into a sink."""
+
+
+class Asking(NamedTuple):
+    """A call that may be answered from the cache. sink: where the answer is to go."""
+
+    caller: Caller
+    call: Call
+    deployment: Deployment
+    clearance: Clearance
+    request: Request
+    sink: Sink
+    record: Record
+
+
+class Cache(Protocol):
+    async def serve(self, asking: Asking, make: Make) -> None:
+        """Answer a call from what is kept, or have an engine answer it.
+
+        Raises:
+            ApiError: there is no answer, and nothing but comments was sent.
+        """
