@@ -69,13 +69,18 @@ def spelled(*values: Json) -> bytes | None:
 
 def refusal(fields: Fields, max_temperature: float) -> str:
     """Why no answer to it is kept, by fields other than the prompt: "n", "logprobs", "temperature" or "media"."""
-    if _TELLING.isdisjoint(fields):
+    telling = _TELLING.intersection(fields)
+    if not telling:
         return ""
+    temperature = fields.get("temperature", 0)
+    if not isinstance(temperature, int | float) or temperature > max_temperature:
+        return "temperature"
+    return _refusal(fields) if len(telling) > 1 or "temperature" not in telling else ""
+
+
+def _refusal(fields: Fields) -> str:
     if fields.get("n", 1) != 1 or fields.get("best_of", 1) != 1:
         return "n"
     if any(fields.get(name, False) is not False for name in _LOGPROBS):
         return "logprobs"
-    temperature = fields.get("temperature", 0)
-    if not isinstance(temperature, int | float) or temperature > max_temperature:
-        return "temperature"
     return "media" if "audio" in fields or fields.get("modalities", ["text"]) != ["text"] else ""

@@ -197,11 +197,11 @@ def _cut_content(message: dict[str, Json], others: list[str]) -> _Asked:
         return _Asked([content], others)
     if type(content) is not list:
         return _Asked(refused="unreadable")
-    kinds = {part.get("type") if type(part) is dict else None for part in content}
+    kinds = [part.get("type") if type(part) is dict else None for part in content]
     if "tool_result" in kinds:
         return _Asked(refused="tool_result")
     texts = _texts(content)
-    if kinds != {"text"} or len(texts) != len(content):
+    if not texts or len(texts) != len(content) or kinds.count("text") != len(kinds):
         return _Asked(others=others + texts, semantic_refused="media")
     for part in content:
         if type(part) is dict:

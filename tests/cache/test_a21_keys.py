@@ -94,7 +94,7 @@ def plain(value: Any) -> str:
 SCOPE = Scope("tenant", "chat", "r1", "public", None, 0, b"s" * 16)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(_chats(), _chats(), _scopes, _scopes)
 def test_only_calls_that_agree_in_everything_share_a_key_or_but_for_the_text_a_partition(
     one: tuple[Body, Any], other: tuple[Body, Any], scope: Scope, scope_2: Scope
@@ -127,7 +127,7 @@ CHANGES: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("field", "value"), CHANGES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(chat=_chats())
 def test_a_field_more_or_of_another_value_is_another_partition(field: str, value: Any, chat: tuple[Body, Any]) -> None:
     body = chat[0]
@@ -155,7 +155,7 @@ def test_a_field_more_or_of_another_value_is_another_partition(field: str, value
     ],
     ids=str,
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(chat=_chats())
 def test_another_scope_is_another_key_and_partition(other: dict[str, Any], chat: tuple[Body, Any]) -> None:
     a, b = read(chat[0], SCOPE), read(chat[0], msgspec.structs.replace(SCOPE, **other))

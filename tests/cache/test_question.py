@@ -7,6 +7,8 @@ import timeit
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cache.canonical import MAX_BODY_BYTES
 from cache.question import Question, Rules, Scope, read_question
@@ -181,6 +183,45 @@ def test_of_a_key_that_repeats_the_last_value_counts() -> None:
 )
 def test_what_cannot_be_read_or_compared_is_refused_and_never_an_error(operation: str, body: bytes, why: str) -> None:
     assert read_question(operation, body, RULES, SCOPE) == Question(refused=why, semantic_refused=why)
+
+
+NAMES = [
+    "messages",
+    "role",
+    "content",
+    "type",
+    "text",
+    "prompt",
+    "n",
+    "temperature",
+    "logprobs",
+    "modalities",
+    "tools",
+    "x",
+]
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=5),
+    st.sampled_from(["user", "tool", "text", "image_url", "tool_result", "assistant"]),
+)  # fmt: skip
+BODIES = st.recursive(
+    VALUES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(["chat", "completions"]), BODIES, BODIES, BODIES)
+def test_any_json_is_read_or_refused_and_its_key_is_always_the_same(
+    operation: str, messages: Any, content: Any, more: Any
+) -> None:
+    asked = [{"role": "user", "content": content}]
+    for body in (more, {"messages": messages}, {"messages": asked, "prompt": content, "n": more}, {"messages": asked}):
+        sent = json.dumps(body).encode()
+        question = read_question(operation, sent, RULES, SCOPE)
+        assert question == read_question(operation, json.dumps(body, indent=1).encode(), RULES, SCOPE)
+        assert bool(question.key) != bool(question.refused)
+        assert bool(question.partition) != bool(question.semantic_refused)
 
 
 def test_integers_of_any_length_are_told_apart() -> None:
