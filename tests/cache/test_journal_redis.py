@@ -19,7 +19,7 @@ from gateway.config import Redis as Options
 from gateway.redis_client import hang_up, open_client
 from tests.cache.entries import NOW, entry, judged, library, told
 from tests.harness import settled
-from tests.valkey import Valkey, cluster_running, valkey_running
+from tests.valkey import Valkey, cluster_running, sentinel_running, valkey_running
 
 RECORDS = "{headrace}:cache:records"
 
@@ -280,6 +280,32 @@ async def test_a_cluster_has_all_of_it_in_one_slot() -> None:
             await mine.settled()
             await settled(lambda: not told(there).learned, "it was not told")
             assert len(there) == 1 and mine.status().state == "ok"
+
+
+async def test_a_failover_loses_no_label_and_tells_none_twice() -> None:
+    async with sentinel_running() as servers, AsyncExitStack() as stack:
+        options = Options.model_validate({"sentinel": {"urls": servers.urls, "master": "main"}})
+        workers = []
+        for _ in range(2):
+            client, shelf = await asyncio.to_thread(open_client, options), library()
+            journal = RedisJournal(client, Clock(), hang_up=partial(hang_up, client, 1.0), timeout_s=1.0)
+            await journal.start(shelf, 10.0)
+            stack.push_async_callback(journal.aclose)
+            workers.append((journal, shelf))
+        (mine, here), (_, there) = workers
+        for n in range(10):
+            mine.append(judged(f"before{n}"))
+        await mine.settled()
+        await settled(lambda: len(told(here).learned) < 10 or len(told(there).learned) < 10, "labels are missing")
+        await servers.first.do("WAIT", 1, 2000)
+        await servers.first.kill()
+        for n in range(10):
+            mine.append(judged(f"after{n}"))
+        await mine.settled()
+        await settled(lambda: len(told(there).learned) < 20, "labels are missing", 10.0)
+        await settled(lambda: len(told(here).learned) < 20, "own labels are missing", 10.0)
+        assert told(here).learned == told(there).learned
+        assert len(told(here).learned) == 20
 
 
 async def test_a_journal_that_was_never_started_can_be_closed(server: Valkey) -> None:
