@@ -71,6 +71,7 @@ class Seat:
     def board(self, fan: Fan) -> None:
         """Get everything from the beginning."""
         self.fan, self.at, self._filter, self._held = fan, 0, None, b""
+        self.paused = False  # or told so by its sink
         self._lacks_usage = False
         if self.asked.stream and fan.pilot is not self:
             self._filter = EventFilter(strip_usage=True) if not self.asked.wants_usage and fan.tells_usage else None
@@ -116,7 +117,7 @@ class Seat:
     def advance(self, framed: bytes | None = None) -> None:
         """Send what there is, as far as the client takes it. framed: the last piece as an HTTP chunk."""
         fan = self.fan
-        if fan is None:
+        if fan is None or self.asked.stream != fan.streams:
             return
         while self.at < fan.count and not self.paused:
             piece = fan.piece(self.at)
