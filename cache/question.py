@@ -14,6 +14,8 @@ from cache.canonical import MAX_BODY_BYTES, Fields, Json, read_fields, refusal, 
 from cache.time_bound import is_time_bound
 
 OPERATIONS = ("chat", "completions")
+EARLIER_TEXTS = 8
+"""So many of the user texts before the last may make a question one about the present."""
 _TOOL_ROLES = ("tool", "function")
 _MAX_KEY_BYTES = 64
 
@@ -150,7 +152,7 @@ def _is_time_bound(asked: _Asked, fields: Fields) -> bool:
     for text in asked.texts:
         if is_time_bound(text):
             return True
-    return bool(asked.others) and any(map(is_time_bound, asked.others))
+    return bool(asked.others) and any(map(is_time_bound, asked.others[-EARLIER_TEXTS:]))
 
 
 def _cut_prompt(fields: Fields) -> _Asked:

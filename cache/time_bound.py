@@ -7,6 +7,7 @@ patterns after that."""
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _SPACES = b"\t\n\r .,;:!?()[]{}<>\"'`*_/\\|=+~&@#^%$-"
 _UPPER = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -45,6 +46,10 @@ _SPAN = (
     r"weeks?|weekend|months?|years?|quarter|season|days|hours|minutes|morning|afternoon|evening|night|summer|winter|"
     r"spring|autumn|(?:mon|tues|wednes|thurs|fri|satur|sun)day"
 )
+END_CHARS = 2000
+MAX_LOOKS = 24
+_REACH = 100
+"""Characters: more than any pattern is long."""
 _NO_TIME = (
     r"density|directory|working|line|node|element|index|row|iteration|object|item|selection|branch|thread|process|window|"
     r"file|position|scope|context|loop|page|cell|function|flow|through"
@@ -90,7 +95,10 @@ _find_unspaced = re.compile("今天|今日|明天|明日|昨天|昨日|现在|�
 
 
 def is_time_bound(text: str) -> bool:
-    """Whether an answer to it is likely to be another one on another day."""
+    """Whether an answer to it is likely to be another one on another day. Of a long text both ends are read: there it
+    says what it asks."""
+    if len(text) > 2 * END_CHARS:
+        text = f"{text[:END_CHARS]} {text[-END_CHARS:]}"
     if not text.isascii():
         text = text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
         if _find_unspaced(text) is not None:
@@ -98,4 +106,18 @@ def is_time_bound(text: str) -> bool:
     words = text.encode("utf-8", "replace").translate(_PLAIN).split()
     if _CUES.isdisjoint(words):
         return False
-    return not _ALONE.isdisjoint(words) or _find(" ".join(text.lower().split())) is not None
+    return not _ALONE.isdisjoint(words) or _matches(" ".join(text.lower().split()), _CUES.intersection(words))
+
+
+def _matches(text: str, cues: Iterable[bytes]) -> bool:
+    """Whether a pattern is found around one of the cues; elsewhere none can be."""
+    looks = MAX_LOOKS
+    for cue in sorted(cues):
+        word = cue.decode()
+        at = text.find(word)
+        while at >= 0 and looks:
+            if _find(text, max(0, at - _REACH), at + _REACH) is not None:
+                return True
+            looks -= 1
+            at = text.find(word, at + _REACH)
+    return False

@@ -299,3 +299,11 @@ def test_what_users_said_earlier_binds_too_but_not_the_system_prompt() -> None:
     assert (
         chat({"role": "user", "content": [PICTURE, {"type": "text", "text": "Is it today's?"}]}).refused == "time_bound"
     )
+
+
+def test_of_a_long_text_both_ends_are_read_and_it_costs_little() -> None:
+    filler = "The time of the day is now known; a week has days, a year has months. " * 3000
+    assert is_time_bound("What's the weather? " + "word " * 40_000)
+    assert is_time_bound("word " * 40_000 + "What is the price of gold?")
+    assert not is_time_bound("word " * 1000 + "weather " + "word " * 1000)
+    assert min(timeit.repeat(lambda: is_time_bound(filler[7:]), number=1, repeat=3)) < 0.02
