@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 from gateway.config.cache_options import EmbedderOptions
 from gateway.config.models import Config
 from gateway.config.problems import Finding, KeyPath, did_you_mean
+from gateway.prices import PriceTable, shipped
+from gateway.prices.overrides import overrides_of
 
 _SEMANTIC: KeyPath = ("cache", "semantic")
 _EMBEDDER: KeyPath = (*_SEMANTIC, "embedder")
@@ -36,7 +38,21 @@ def cache_findings(config: Config) -> Iterator[Finding]:
         hint = did_you_mean(judge, config.deployments)
         path = (*_SEMANTIC, "judge", "deployment")
         yield Finding(path, f'"{judge}" is no deployment', hint, value=judge)
+    elif judge is not None and cache.semantic.judge.max_usd_per_day is not None:
+        yield from _prices(judge, config)
     yield from _embedder(cache.semantic.embedder)
+
+
+def _prices(judge: str, config: Config) -> Iterator[Finding]:
+    """What costs nothing that is known would never come to its limit."""
+    table = PriceTable(shipped(), overrides_of(config))
+    for variant in config.deployments[judge].variants.values():
+        model = variant.model or judge
+        if table.find(model) is None:
+            message = f'what "{model}" costs is not known, a model of the judge'
+            hint = f'add `prices: {{"{model}": {{input: …, output: …}}}}`, in USD for a million tokens'
+            yield Finding((*_SEMANTIC, "judge", "max_usd_per_day"), message, hint, at_key=True)
+            return
 
 
 def _embedder(embedder: EmbedderOptions) -> Iterator[Finding]:
