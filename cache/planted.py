@@ -41,6 +41,8 @@ class JudgeError:
     def __init__(self, confidence: float) -> None:
         self._confidence = confidence
         self._said: dict[bool, dict[str, bool]] = {True: {}, False: {}}
+        self._shares: dict[bool, Share] = {}
+        """As reckoned since last something was learned: it is asked for by every semantic hit."""
 
     def __repr__(self) -> str:
         return f"<JudgeError same={self.same!r} different={self.different!r}>"
@@ -50,6 +52,7 @@ class JudgeError:
         known = self._said[same]
         if said is not None:
             known[name] = said is not same
+            self._shares.pop(same, None)
             if len(known) > MAX_PAIRS:
                 del known[next(iter(known))]
 
@@ -66,8 +69,11 @@ class JudgeError:
         return min(1.0, bound / max(1e-9, 1.0 - self.different.high))
 
     def _share(self, same: bool) -> Share:
-        wrong, of = sum(self._said[same].values()), len(self._said[same])
-        return Share(wrong, of, *clopper_pearson(wrong, of, self._confidence))
+        share = self._shares.get(same)
+        if share is None:
+            wrong, of = sum(self._said[same].values()), len(self._said[same])
+            share = self._shares[same] = Share(wrong, of, *clopper_pearson(wrong, of, self._confidence))
+        return share
 
 
 def shipped() -> dict[str, Pair]:

@@ -106,6 +106,8 @@ def test_a_judge_is_measured_by_pairs_however_often_they_were_asked() -> None:
     error = JudgeError(0.95)
     assert (error.same.of, error.same.low, error.same.high) == (0, 0.0, 1.0)
     assert error.stated(0.01) == 1.0
+    error.learn("d0", same=False, said=False)
+    assert (error.different.wrong, error.different.of) == (0, 1)
     for _ in range(3):
         for i in range(20):
             error.learn(f"d{i}", same=False, said=i == 0)
