@@ -18,6 +18,8 @@ FORGETTING_EVERY = 64
 """Labels."""
 MEMORY = 200.0
 """Over the share that may be wrong: labels after which one counts for a third of a new one."""
+MARGIN = 5
+"""Times the share that may be wrong: the most in the lowest bin that is served, as far as known."""
 STARTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Shares of the traffic above them. Each gets the same part of the risk."""
 DRAW_AT = 256
@@ -25,11 +27,12 @@ DRAW_AT = 256
 
 
 class CertificateState(msgspec.Struct):
-    """Per bin, highest scores first: `logs` of the wealths, one list for each level and stake; `traffic` of looks, as
-    the labels tell it; `passed`: whether the cut below it ever was safe."""
+    """Per bin, highest scores first: `logs` of the wealths, one list for each level and stake; `traffic` of looks,
+    and `wrong` ones, as the labels tell them; `passed`: whether the cut below it ever was safe."""
 
     logs: list[list[float]]
     traffic: list[float]
+    wrong: list[float]
     passed: list[bool]
     labels: int = 0
     refit_at: int = 0
@@ -131,10 +134,13 @@ class Certificate:
         for column, log in zip(state.logs, winnings(self._max_wrong, weight, wrong), strict=True):
             column[at] += log
         state.traffic[at] += 1 / chance
+        state.wrong[at] += wrong / chance
         state.labels += 1
         if state.labels % FORGETTING_EVERY == 0:
             keep = math.exp(-FORGETTING_EVERY * self._max_wrong / MEMORY)
             state.logs = [[log * keep for log in column] for column in state.logs]
+            state.traffic = [looks * keep for looks in state.traffic]
+            state.wrong = [looks * keep for looks in state.wrong]
 
     def _least_chance(self) -> float:
         """Of a label, now, at any score."""
@@ -143,7 +149,7 @@ class Certificate:
     def _refit(self) -> None:
         state = self._state
         self._add_starts()
-        safe = self._safe_cuts()
+        safe = [(at, risk) for at, risk in self._safe_cuts() if self._worthwhile(at)]
         if not safe:
             state.alarmed = state.alarmed or state.cut >= 0
             state.cut, state.bound = -1, 1.0
@@ -171,6 +177,11 @@ class Certificate:
                 safe.append((at, risk))
             risk = risk if state.passed[at] else 0.0
         return safe
+
+    def _worthwhile(self, at: int) -> bool:
+        """Whether the lowest looks above a cut are not much worse than all: what is right many times over pays for no
+        wrong answer that could be seen coming."""
+        return self._state.wrong[at] <= MARGIN * self._max_wrong * self._state.traffic[at] + 1
 
     def _of_level(self, level: int, cuts: list[tuple[int, float]]) -> list[tuple[int, float]]:
         """Those above which the rate is below that level."""
@@ -212,7 +223,7 @@ class Certificate:
 def _fresh() -> CertificateState:
     bins = TOP + 1
     columns = [[0.0] * bins for _ in range(len(LEVELS) * len(STAKES))]
-    return CertificateState(columns, [0.0] * bins, [False] * bins, suspicion=[0.0, 0.0])
+    return CertificateState(columns, [0.0] * bins, [0.0] * bins, [False] * bins, suspicion=[0.0, 0.0])
 
 
 def bin_of(score: float) -> int:
