@@ -62,7 +62,7 @@ class Tokens(msgspec.Struct, frozen=True):
     completion: int = 0
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True):
+class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What an engine answered, in the form in which it did, but for what belongs to that one call.
 
     shapes: of a whole answer its one shape; of a stream those of its events. See `cache.shapes`.

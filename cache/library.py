@@ -104,17 +104,18 @@ class LibraryStats(msgspec.Struct):
     too_large: int = 0
 
 
-class _Slot:
-    __slots__ = ("clock", "confirmed", "contradicted", "entry", "hits", "indexed", "number", "signals", "size_bytes")
+class _Slot(msgspec.Struct, gc=False):
+    """Without the garbage collector, which would look at each of very many in vain: there is no cycle."""
 
-    def __init__(self, entry: Entry, number: int, clock: float) -> None:
-        self.entry = entry
-        self.number = number
-        self.clock = clock
-        self.hits = self.confirmed = self.contradicted = 0
-        self.indexed = False
-        self.signals: Signals | None = None
-        self.size_bytes = size_of(entry)
+    entry: Entry
+    number: int
+    clock: float
+    size_bytes: int
+    hits: int = 0
+    confirmed: int = 0
+    contradicted: int = 0
+    indexed: bool = False
+    signals: Signals | None = None
 
 
 def size_of(entry: Entry) -> int:
@@ -312,7 +313,7 @@ class Library:
             older = None
         if older is not None and (older.entry.created_at, older.entry.id) > (entry.created_at, entry.id):
             return
-        slot = _Slot(entry, self._next, self._ranking.clock)
+        slot = _Slot(entry, self._next, self._ranking.clock, size_of(entry))
         if slot.size_bytes > self._max_bytes // LARGEST_SHARE:
             self._stats.too_large += 1
             return
