@@ -175,7 +175,7 @@ def test_pairs_are_told_by_score_and_kind_of_trap(pairs: tuple[str | Path, ...])
         "too_long": 0,
         "embedder": "minilm",
     }
-    assert set(found["scores"]) == {"cosine", "cosine and vetoes", "score"}
+    assert set(found["scores"]) == {"cosine", "cosine and vetoes", "cues and vetoes", "score"}
     cosine, vetoed = found["scores"]["cosine"], found["scores"]["cosine and vetoes"]
     assert cosine["auc"] == 0.0
     assert vetoed["auc"] == 1.0
