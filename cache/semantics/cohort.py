@@ -185,4 +185,4 @@ class Cohort:
     def _complain(self, judged: Judged) -> None:
         if not judged.equal:
             self._classes.count(judged.look.candidate, False)
-            self._certificate.observe(judged.look.score, True, served=True, chance=1.0)
+            self._certificate.complained(judged.look.score)
