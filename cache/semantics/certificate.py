@@ -95,8 +95,10 @@ class Certificate:
         at = bin_of(score)
         if served:
             self._ledger.audited(wrong, chance)
-        elif self._certified(at) and not self._ledger.affords():
-            self._ledger.shadowed(wrong)
+        else:
+            self._ledger.waits()
+            if self._certified(at) and not self._ledger.affords():
+                self._ledger.shadowed(wrong)
         self._learn(at, wrong, chance)
 
     def complained(self, score: float) -> None:

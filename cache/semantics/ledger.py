@@ -18,13 +18,16 @@ HEDGE, ROOMY = 3, 0.9
 """Fewer hits are audited if no more than that share of what may be wrong could be, should audits find so many more."""
 PENANCE = 20_000
 """Right looks that pay for one more wrong hit, the first time; twice as many each time after."""
+PATIENCE = 1000
+"""Labels of misses during which no audit came, after which one that is under way is taken for lost."""
 LATELY = 64
 """Audits over which losses are averaged."""
 
 
 class LedgerState(msgspec.Struct):
     """`chance`: of an audit. `hits`: served. `found_...`: audited wrong, of hits sure to be audited and of the
-    others. `unaudited`: by chance. `pending`: audits under way. `kept`: share of the audits that came, of late.
+    others. `unaudited`: by chance. `pending`: audits under way. `waited`: labels
+    of misses since the last came. `kept`: share of the audits that came, of late.
     `likely`: wrong hits, as the audits tell. `forgiven`: wrong hits that were paid for by right looks. `paid`: right
     looks towards the next one. `tried_at`: `allowed` from which on fewer audits are considered again."""
 
@@ -34,6 +37,7 @@ class LedgerState(msgspec.Struct):
     found_by_chance: int = 0
     unaudited: dict[float, float] = {}
     pending: int = 0
+    waited: int = 0
     kept: float = 1.0
     likely: float = 0.0
     forgiven: int = 0
@@ -103,6 +107,7 @@ class Ledger:
         else:
             state.hits += 1 / chance
             self._count_unaudited(chance, 1 / chance - 1)
+        state.waited = 0
         state.kept += (1 - state.kept) / LATELY
         if wrong:
             state.likely += 1 / chance
@@ -112,6 +117,14 @@ class Ledger:
             state.found_by_chance += 1
             self._set_chance(self.chance)
         self._choose_chance()
+
+    def waits(self) -> None:
+        """A miss got its label: so labels do come."""
+        state = self.state
+        state.waited = state.waited + 1 if state.pending else 0
+        if state.waited >= PATIENCE:
+            state.waited = 0
+            self.lost(self.chance)
 
     def complained(self) -> None:
         """One more is wrong, for sure. It may have been counted as unaudited: as if there were two."""

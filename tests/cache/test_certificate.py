@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from cache.semantics.certificate import EDGES, Certificate, CertificateState
-from cache.semantics.ledger import PENANCE, Ledger, LedgerState
+from cache.semantics.ledger import PATIENCE, PENANCE, Ledger, LedgerState
 
 SAFE = 0.99
 
@@ -147,6 +147,20 @@ def test_audits_that_never_come_are_reckoned_with() -> None:
         answered += 1
     assert answered == 3000
     certificate.lost(chance=1.0)  # nothing is under way: nothing is lost
+    assert certificate.cut() <= SAFE
+
+
+def test_an_audit_that_nobody_speaks_of_again_is_taken_for_lost_in_the_end() -> None:
+    certificate = taught()
+    while certificate.cut() <= SAFE:
+        certificate.served(SAFE, chance=1.0, audited=True)
+    for _ in range(PATIENCE - 1):
+        certificate.observe(SAFE, False, served=False)
+    assert certificate.snapshot().ledger.pending == 3
+    assert certificate.cut() == math.inf
+    for _ in range(2 * PATIENCE + 1):
+        certificate.observe(SAFE, False, served=False)
+    assert certificate.snapshot().ledger.pending == 0
     assert certificate.cut() <= SAFE
 
 
