@@ -18,6 +18,7 @@ from cache.library import Library
 from gateway.config import Redis as Options
 from gateway.redis_client import hang_up, open_client
 from tests.cache.entries import NOW, entry, judged, library, told
+from tests.gateway.limits.test_redis_store import documented_acl
 from tests.harness import settled
 from tests.valkey import Valkey, cluster_running, sentinel_running, valkey_running
 
@@ -306,6 +307,26 @@ async def test_a_failover_loses_no_label_and_tells_none_twice() -> None:
         await settled(lambda: len(told(here).learned) < 20, "own labels are missing", 10.0)
         assert told(here).learned == told(there).learned
         assert len(told(here).learned) == 20
+
+
+async def test_the_documented_user_is_allowed_what_the_journal_needs(server: Valkey) -> None:
+    await server.do("ACL", "SETUSER", "gateway", "on", ">sesame", *documented_acl())
+    options = Options.model_validate({"url": server.url, "user": "gateway", "password": "sesame"})
+    client, clock, shelf = await asyncio.to_thread(open_client, options), Clock(), library()
+    journal = RedisJournal(client, clock, hang_up=partial(hang_up, client, 1.0))
+    await journal.start(shelf, 10.0)
+    for name in ("a", "b"):
+        journal.append(Added(entry(name)))
+        journal.append(judged(name))
+    await journal.settled()
+    await settled(lambda: len(told(shelf).learned) < 2, "labels are missing")
+    clock.now += 1000
+    await settled(lambda: not journal._kept_at, "no snapshot was taken")
+    journal.append(Purged(Selector(tenant="acme"), NOW, "admin"))
+    await journal.settled()
+    await settled(lambda: bool(journal._purges), "it was not purged")
+    assert journal.status().state == "ok", journal.status().reason
+    await journal.aclose()
 
 
 async def test_a_journal_that_was_never_started_can_be_closed(server: Valkey) -> None:
