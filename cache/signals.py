@@ -17,7 +17,10 @@ from cache.meaning import concept_of
 MAX_WORDS = 512
 """What comes after is not read: a text is compared to tell questions apart, not documents."""
 _tokens = re.compile(
-    r"(?<=\d)\s?[+*^\u00d7\u00f7]\s?(?=\d)|[A-Za-z]*\d(?:[A-Za-z\d_.,:/-]*[A-Za-z\d])?|[^\W\d_]+(?:'[^\W\d_]+)*(?:\+\+|#(?=\W|$))?|[%$€£]|[.?!]+(?=\s|$)|[<>]=?"
+    r"https?://\S+|[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+|[A-Za-z]+(?:_[A-Za-z\d]+)+"
+    r"|(?<=\d)\s?[-+*^\u00d7\u00f7]\s?(?=\d)|(?<![\w-])-(?=\d)|[=!<>]=|[=<>]|&&|\|\|"
+    r"|[A-Za-z]*\d(?:[A-Za-z\d_.,:/-]*[A-Za-z\d])?|[^\W\d_]+(?:'[^\W\d_]+)*(?:\+\+|#(?=\W|$))?"
+    r"|[%$€£]|[.?!]+(?=\s|$)"
 ).findall
 _number = re.compile(r"([$€£]?)(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(?:(st|nd|rd|th)|([a-z%]{1,7}))?").fullmatch
 _SIGNS = {"%": "%", "$": "$", "€": "eur", "£": "gbp"}
@@ -37,7 +40,8 @@ _YES_NO = frozenset(_AUXILIARIES.split())
 _BEFORE_ORDINAL = frozenset({"the", "every", "my", "your", "this", "of"})
 _ARTICLES = frozenset({"a", "an", "one", "per"})
 _ROMAN = {"II": 2.0, "III": 3.0, "IV": 4.0, "VI": 6.0, "VII": 7.0, "VIII": 8.0, "IX": 9.0}
-_OPERATORS = frozenset("+*^\u00d7\u00f7")
+_OPERATORS = frozenset({"-", "+", "*", "^", "\u00d7", "\u00f7", "==", "!=", "<=", ">=", "=", "<", ">", "&&", "||"})
+_CODE = frozenset("@_:/")
 LONGEST_ACRONYM = 5
 LONGEST_AMOUNT = 12
 """Digits; longer numbers are names of something."""
@@ -217,9 +221,9 @@ def _with_unit(value: float, words: list[str], at: int) -> str:
 @lru_cache(maxsize=16384)
 def _word(word: str) -> _Word:
     """Of a word in lower case, or of a few capitals."""
-    if any(map(str.isdigit, word)):
+    if any(map(str.isdigit, word)) and _CODE.isdisjoint(word):
         return _Word(counts=True)
-    if word.strip() in _OPERATORS:
+    if not word.isalpha() and (word.strip() in _OPERATORS or not _CODE.isdisjoint(word)):
         return _Word(date=word.strip(), counts=True)
     if word.isupper():
         if word in _ROMAN:

@@ -40,6 +40,12 @@ VETOED = {
         Rain in March | Rain in April
         At 3:30pm | At 4:30pm
         What is 2+2? | What is 2*2?
+        Is 5 > 3? | Is 5 < 3?
+        What is 5 - 3? | What is 5 + 3?
+        if x == 1 | if x != 1
+        Who is ann@example.com? | Who is bob@example.com?
+        Read https://a.example/x | Read https://a.example/y
+        What is user_id? | What is order_id?
         Is gpt4o quick? | Is gpt5o quick?
         Prices in summer | Prices in winter""",
     "polarity": """
@@ -148,7 +154,8 @@ def test_lesser_differences_are_cues_for_the_score(a: str, b: str, name: str) ->
 
 WORDS = """
 how do I not the first before 2 3.10 $5 km million Paris London to from than by Is a US un safe unsafe on off monday ? .
-A II 2+2 C++ C# it's all none he she \u4e09 \u6211\u67093\u4e2a \u00e9t\u00e9 \u0663 \u00b2 x_1 10am 5k % hour
+A II 2+2 a_1 -5
+a@b.c http://x != C++ C# it's all none he she \u4e09 \u6211\u67093\u4e2a \u00e9t\u00e9 \u0663 \u00b2 x_1 10am 5k % hour
 """
 TEXTS = st.one_of(st.text(max_size=60), st.lists(st.sampled_from(WORDS.split()), max_size=20).map(" ".join))
 
