@@ -13,6 +13,7 @@ from cache.library import Library
 from cache.planted import JudgeError
 from gateway.caching.feedback import FeedbackTaken, entry_not_found, take_feedback
 from gateway.caching.judge import Labeller
+from gateway.caching.places import EVERYBODY
 from gateway.caching.report import (
     CacheReport,
     EntryReport,
@@ -153,7 +154,7 @@ class Desk:
         held = self.library.held(entry_id)
         if held is None:
             raise entry_not_found(entry_id)
-        return entry_report(held, texts=held.entry.tenant == tenant)
+        return entry_report(held, texts=held.entry.tenant in (tenant, EVERYBODY))
 
     async def _from_others(self, message: Complaint | Wanted, entry_id: str) -> bytes:
         """What the one says that has the entry, where workers share no store.

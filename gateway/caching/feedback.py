@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cache.entry import Entry, Judged, Quarantined, Record
 from cache.library import Library
 from cache.semantics.seam import Look
+from gateway.caching.places import EVERYBODY
 from gateway.errors import NotFound
 from gateway.identity import Caller
 
@@ -35,13 +36,14 @@ def entry_not_found(entry_id: str) -> NotFound:
 def take_feedback(
     library: Library, tell: Callable[[Record], None], caller: Caller, entry_id: str, *, wrong: bool, at: float
 ) -> FeedbackTaken:
-    """Withdraw what is wrong at once.
+    """Withdraw what is wrong at once. Of an answer that all tenants share, any of them may say so: nobody but those who
+    were given it knows its id.
 
     Raises:
-        NotFound: the caller's tenant owns no such entry.
+        NotFound: there is no such entry that the caller's tenant owns or shares.
     """
     held = library.held(entry_id)
-    if held is None or held.entry.tenant != caller.tenant:
+    if held is None or held.entry.tenant not in (caller.tenant, EVERYBODY):
         raise entry_not_found(entry_id)
     if not wrong:
         return FeedbackTaken(quarantined=0)

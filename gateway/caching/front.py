@@ -286,7 +286,8 @@ class ResponseCache:
         record, question = asking.record, place.question
         options = self._places.options(asking.deployment.name)
         assert options is not None
-        now = self._wall_s()
+        # As old as the question: a purge also takes what was being answered when it came.
+        asked_at = self._wall_s() - max(0.0, self._clock.monotonic() - record.started_s)
         lives_s = [options.ttl_s or self._options.ttl_s, miss.controls.ttl_s]
         if question.ttl_s is not None:
             lives_s.append(question.ttl_s)
@@ -302,8 +303,8 @@ class ResponseCache:
             text=question.text if is_semantic else "",
             answer=answer,
             tags=tuple(options.tags),
-            created_at=now,
-            expires_at=now + min(lives_s),
+            created_at=asked_at,
+            expires_at=asked_at + min(lives_s),
             epoch=self._options.epoch,
             saved_s=record.upstream_s,
             nano_usd=self._books.nano_usd(record),

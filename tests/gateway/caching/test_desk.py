@@ -14,6 +14,7 @@ from cache.semantics.seam import CohortStatus
 from gateway.caching.desk import REPORT
 from gateway.caching.judge import Labeller
 from gateway.caching.metrics import watch_cache
+from gateway.caching.places import EVERYBODY
 from gateway.caching.report import CacheReport, merge_reports
 from gateway.cli import app
 from gateway.clock import RealClock
@@ -21,8 +22,8 @@ from gateway.config.cache_options import JudgeOptions
 from gateway.errors import NotFound
 from gateway.identity import ANYBODY, Caller
 from tests.gateway.caching.desks import NOW, desk_of, entry, library_of
-from tests.gateway.caching.labelling import answer, own_calls, wish
-from tests.harness import Json, config_of, engine_running, nobody, serving
+from tests.gateway.caching.labelling import answer, completion, own_calls, wish
+from tests.harness import CHAT, Json, chat, config_of, engine_by_hand, engine_running, nobody, serving, whole
 
 KEYS: list[Json] = [
     {"name": "ops", "key": "sk-ops", "tenant": "ops", "admin": True},
@@ -154,6 +155,12 @@ async def test_feedback_on_others_entries_is_answered_like_that_on_none() -> Non
         messages.append(raised.value.message.replace(entry_id, "ID"))
     assert messages[0] == messages[1]
     assert len(desk.library) == 1
+
+
+async def test_an_answer_that_all_tenants_share_is_withdrawn_by_any_of_them() -> None:
+    desk = desk_of(entry(1, tenant=EVERYBODY))
+    assert (await desk.inspect(entry(1).id, Caller("b", "b"))).answer == "answer 1"
+    assert (await desk.feedback(Caller("b", "b"), entry(1).id, wrong=True)).quarantined == 1
 
 
 # Routes
@@ -335,3 +342,20 @@ async def test_where_workers_share_no_store_the_one_is_found_that_has_the_entry(
     assert len(other.library) == 0
     with pytest.raises(NotFound):
         await desk.inspect(entry(1).id, Caller("a", "a"))
+
+
+async def test_a_purge_also_takes_what_was_being_answered_when_it_came() -> None:
+    cache = {"enabled": True, "store": "memory"}
+    async with engine_by_hand() as engine, serving(config_of(engine.url, cache=cache)) as server:
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(server.post(CHAT, chat()))
+            turn = await engine.turn()
+            await server.post(f"{ADMIN}/purge", {"everything": True}, **JSON)
+            turn.send(whole(completion("of before")))
+        assert asking.result().headers["x-headrace-cache"] == "miss"
+        async with asyncio.TaskGroup() as group:
+            again = group.create_task(server.post(CHAT, chat()))
+            (await engine.turn()).send(whole(completion("of after")))
+        assert again.result().headers["x-headrace-cache"] == "miss"
+        kept = await server.post(CHAT, chat())
+        assert (kept.headers["x-headrace-cache"], "of after" in kept.text) == ("hit", True)
