@@ -240,21 +240,23 @@ class Library:
         used, self._used = self._used, {}
         return Used(used, now, self._me)
 
-    def apply(self, record: Record) -> None:
-        """Adding, quarantining and purging the same again changes nothing."""
+    def apply(self, record: Record) -> Record:
+        """Adding, quarantining and purging the same again changes nothing. Returns what others should be told: of what
+        is wrong, all that was withdrawn, as they may not know what was taken for the same answer."""
         match record:
             case Added(entry):
                 self._add(entry)
             case Judged():
                 self._judge(record)
             case Quarantined(ids):
-                self._quarantine(ids)
+                return msgspec.structs.replace(record, ids=self._quarantine(ids))
             case Purged():
                 self._purge(record)
             case Used():
                 self._use(record)
             case Learned(cohort, state):
                 self.cohort(cohort).restore(state)
+        return record
 
     def sweep(self, now: float) -> None:
         """Drop what has had its time, and tidy up. To be called every second or so."""
@@ -406,7 +408,7 @@ class Library:
         else:
             slot.contradicted += 1
 
-    def _quarantine(self, ids: Sequence[str]) -> None:
+    def _quarantine(self, ids: Sequence[str]) -> tuple[str, ...]:
         wrong = dict.fromkeys(ids)
         for entry_id in ids:
             slot = self._ids.get(entry_id)
@@ -421,6 +423,7 @@ class Library:
                 self._stats.quarantined += 1
         while len(self._barred) > BARRED:
             del self._barred[next(iter(self._barred))]
+        return tuple(wrong)
 
     def _purge(self, purged: Purged) -> None:
         if purged in self._purges:

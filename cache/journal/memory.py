@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 
 from cache.entry import Record
-from cache.journal.seam import SECRET_BYTES, JournalStatus, Listener
+from cache.journal.seam import SECRET_BYTES, JournalStatus, Listener, tell
 
 
 class MemoryJournal:
@@ -20,7 +20,7 @@ class MemoryJournal:
 
     def append(self, record: Record) -> None:
         assert self._listener is not None, "started"
-        self._listener.apply(record)
+        tell(self._listener, record)
 
     def status(self) -> JournalStatus:
         return JournalStatus("memory", "ok")

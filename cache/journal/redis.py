@@ -137,7 +137,7 @@ class RedisJournal:
     def append(self, record: Record) -> None:
         assert self._listener is not None, "started"
         if isinstance(record, AT_ONCE):
-            tell(self._listener, [record])
+            record = tell(self._listener, record)
         tell_dropped(self._listener, self._outbox.put(record))
         self._wake.set()
 
@@ -324,7 +324,7 @@ class RedisJournal:
 
     def _tell(self, record: Record) -> None:
         assert self._listener is not None
-        tell(self._listener, [record])
+        tell(self._listener, record)
 
     async def _ask(self, *words: str | bytes | float) -> object:
         async with asyncio.timeout(self._timeout_s if self._connected else max(self._timeout_s, CONNECT_S)):

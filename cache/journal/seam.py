@@ -39,7 +39,8 @@ _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
 class Listener(Protocol):
     """Who is told: the library."""
 
-    def apply(self, record: Record, /) -> None: ...
+    def apply(self, record: Record, /) -> Record:
+        """Returns what others should be told of it."""
 
     def learned(self, cohort: str, now: float, /) -> Learned | None: ...
 
@@ -147,15 +148,20 @@ class Outbox:
             await future
 
 
-def tell(listener: Listener, records: Iterable[Record]) -> None:
-    """A record that the library cannot take must not keep the next from it."""
+def tell(listener: Listener, record: Record) -> Record:
+    """What others should be told of it. A record that the library cannot take must not keep the next from it."""
+    try:
+        return listener.apply(record)
+    except Exception:
+        logger.exception("the response cache could not take a record: %s", type(record).__name__)
+        return record
+
+
+def tell_all(listener: Listener, records: Iterable[Record]) -> None:
     for record in records:
-        try:
-            listener.apply(record)
-        except Exception:
-            logger.exception("the response cache could not take a record: %s", type(record).__name__)
+        tell(listener, record)
 
 
 def tell_dropped(listener: Listener, dropped: Iterable[Record]) -> None:
     """What nobody else will hear of is at least learned here."""
-    tell(listener, (record for record in dropped if not isinstance(record, AT_ONCE)))
+    tell_all(listener, (record for record in dropped if not isinstance(record, AT_ONCE)))

@@ -26,6 +26,7 @@ from cache.journal.seam import (
     WallTime,
     decoded,
     tell,
+    tell_all,
     tell_dropped,
 )
 from cache.journal.sqlite_file import Damaged, NotOurs, RecordFile, Row, is_full, put_aside
@@ -98,7 +99,7 @@ class SqliteJournal:
     def append(self, record: Record) -> None:
         assert self._listener is not None, "started"
         if self._alone or isinstance(record, AT_ONCE):
-            tell(self._listener, [record])
+            record = tell(self._listener, record)
         if not self._alone:
             tell_dropped(self._listener, self._outbox.put(record))
             self._wake.set()
@@ -271,7 +272,7 @@ class SqliteJournal:
         listener = self._listener
         assert listener is not None
         if records:
-            self._ask(lambda: tell(listener, records))
+            self._ask(lambda: tell_all(listener, records))
 
     def _tell(self, what: Callable[[], object]) -> None:
         """Have the loop do it.

@@ -17,7 +17,19 @@ from cache.journal.seam import Journal, Outbox, WallTime, decoded, encoded, tell
 from cache.journal.sqlite import SqliteJournal
 from cache.library import Library
 from gateway.redis_client import hang_up
-from tests.cache.entries import COHORT, NOW, digest, entry, judged, library, real_library, state_of, told, vector
+from tests.cache.entries import (
+    COHORT,
+    NOW,
+    CountingCohort,
+    digest,
+    entry,
+    judged,
+    library,
+    real_library,
+    state_of,
+    told,
+    vector,
+)
 from tests.harness import settled
 from tests.valkey import valkey_running
 
@@ -180,16 +192,32 @@ async def test_workers_and_newcomers_have_cohorts_that_decide_the_same(
 
 
 @pytest.mark.parametrize("kind", SHARED)
+async def test_what_was_withdrawn_with_a_wrong_answer_does_not_come_back_to_newcomers(
+    kind: str, tmp_path: Path
+) -> None:
+    async with opened(kind, tmp_path) as another, worker(another, "mine") as (mine, here):
+        for name in "abc":
+            mine.append(Added(entry(name, seed=1)))
+        cohort = here.cohort(COHORT)
+        assert isinstance(cohort, CountingCohort)
+        cohort.classmates[entry("a").id] = (entry("b").id,)
+        mine.append(Quarantined((entry("a").id,), NOW, "user"))
+        await mine.settled()
+        async with worker(another, "new") as (_, newcomer):
+            assert list(newcomer._ids) == list(here._ids) == [entry("c").id]
+
+
+@pytest.mark.parametrize("kind", SHARED)
 async def test_a_record_that_the_library_cannot_take_does_not_keep_the_next_from_it(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(kind, tmp_path) as another, worker(another) as (mine, _), worker(another) as (_, there):
         apply = there.apply
 
-        def pick(record: Record) -> None:
+        def pick(record: Record) -> Record:
             if isinstance(record, Added) and record.entry.text == "what is b?":
                 raise ZeroDivisionError
-            apply(record)
+            return apply(record)
 
         monkeypatch.setattr(there, "apply", pick)
         for name in "abc":
