@@ -108,7 +108,7 @@ class Flights:
         try:
             while not outcome.done():
                 waits_whole = seat.asked.stream and seat.fan is not None and not seat.fan.streams
-                await asyncio.wait((outcome,), timeout=self._keepalive_s if waits_whole else None)
+                await _wait(outcome, seat, self._keepalive_s if waits_whole else None)
                 if waits_whole and not outcome.done():
                     start_events(seat.sink, seat.asked)
                     seat.sink.write(KEEPALIVE)
@@ -131,7 +131,7 @@ class Flights:
         try:
             while not task.done():
                 try:
-                    await asyncio.wait((task,))
+                    await _wait(task, seat)
                 except asyncio.CancelledError:
                     if hung_up:  # not by its client, which is gone: everything is to stop
                         task.cancel()
@@ -178,3 +178,20 @@ class Flights:
             for seat in others:
                 anew.board(seat)
             pilot.outcome.set_result(anew)
+
+
+async def _wait(until: asyncio.Future[Any], seat: Seat, timeout_s: float | None = None) -> None:
+    """Wait for something, or for so long.
+
+    Raises:
+        asyncio.CancelledError: the client of `seat` has hung up. One that closes its connection as soon as it has the
+            end of its answer has not.
+    """
+    try:
+        await asyncio.wait((until,), timeout=timeout_s)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if not seat.served or task is None:
+            raise
+        seat.served = False  # who is told twice has to stop
+        task.uncancel()

@@ -33,7 +33,7 @@ from gateway.record import Record, Usage
 from gateway.residency import Clearance
 
 BYPASS = answer_lines("bypass")
-MISS = answer_lines("miss")
+JOINED = answer_lines("hit")
 _ANSWERED = (Operation.CHAT, Operation.COMPLETIONS)
 _KEY_BYTES = 32
 
@@ -110,9 +110,8 @@ class ResponseCache:
             raise not_cached()
         miss = _Miss(places, sight, model, controls)
         asking.record.cache = "miss"
-        asking.sink.extra_lines += MISS
         key = places[0].question.key if controls.reads else os.urandom(_KEY_BYTES)
-        asked = Asked(asking.call.stream, asking.call.wants_usage)
+        asked = Asked(asking.call.stream, asking.call.wants_usage, lines=JOINED)
         landed = await self.flights.fly(key, Seat(asking.sink, asked), partial(self._make, asking, make, miss))
         if landed.record is not asking.record:
             landed.tell(asking.record)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import msgspec
 
 from cache.answer import Answer, Refused, Tokens, assemble
+from gateway.caching.controls import answer_lines
 from gateway.caching.playback import Asked, play, start_events
 from gateway.http import Flow, Sink
 from gateway.record import Record, Usage
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gateway.caching.flights import Budget
 
 DONE: Final = b"data: [DONE]"
+MISS: Final = answer_lines("miss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Landed:
 class Seat:
     """One call of a flight. Implements `Flow` for its client.
 
+    asked:   its lines say that the answer comes from another call; those of who makes the call say `miss`.
     outcome: how the flight ended for it; a `Fan`: that it is to make the call itself, by that one.
     """
 
@@ -60,6 +63,8 @@ class Seat:
         self.paused = False
         self.at = 0
         """The piece that it gets next."""
+        self.served = False
+        """Whether its client has had the end: what it does then is no hang-up."""
         self._filter: EventFilter | None = None
         self._lacks_usage = False
         self._held = b""
@@ -103,7 +108,8 @@ class Seat:
         if self.sink.started or fan is None:
             return
         if fan.pilot is self and fan.head is not None:
-            self.sink.start(*fan.head)
+            status, lines, length = fan.head
+            self.sink.start(status, lines + MISS, length)
         elif self.asked.stream:
             start_events(self.sink, self.asked)
         elif fan.head is not None:
@@ -145,6 +151,7 @@ class Seat:
             self._held = b""
         if not self._held:
             self.sink.end()
+            self.served = not self.sink.gone
         if fan.landed is not None and not self.outcome.done():
             self.outcome.set_result(fan.landed)
 
@@ -157,6 +164,7 @@ class Seat:
         if not isinstance(landed.answer, Answer) or self.outcome.done():
             return self.outcome.done()
         play(landed.answer, self.sink, self.asked)
+        self.served = not self.sink.gone
         self.outcome.set_result(landed)
         return True
 

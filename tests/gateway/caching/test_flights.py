@@ -182,7 +182,7 @@ async def test_a_call_that_nobody_joins_is_relayed_as_it_comes() -> None:
         made.send(token("a"))
         assert caller.client.got == token("a")
         assert caller.client.framed == [b"framed"]
-        assert caller.client.head == SSE_HEADERS + b"a: b\r\n"
+        assert caller.client.head == SSE_HEADERS + b"a: b\r\nx-headrace-cache: miss\r\n"
         assert (made.fan.started, made.fan.status, made.fan.gone) == (True, 200, "")
         assert made.fan.bytes_out == len(token("a"))
         assert repr(made.fan) == f"<Fan flying live=1 others=0 held_bytes={len(token('a'))}>"
@@ -452,11 +452,27 @@ async def test_who_hangs_up_leaves_the_others_alone() -> None:
 
 async def test_a_client_that_hangs_up_as_the_call_ends_changes_nothing_for_the_others() -> None:
     async with flying() as scene:
-        first, second = await scene.ask(), await scene.ask()
+        first, second = await scene.ask(client=Client(full_after=0)), await scene.ask()
+        scene.made[0].send(token("a"))
         scene.made[0].finish()
         first.task.cancel()
         await cancelled(first.task)
         await landed(second)
+
+
+async def test_who_closes_its_connection_as_soon_as_it_has_the_end_has_not_hung_up() -> None:
+    async with flying() as scene:
+        first, second, third = await scene.ask(), await scene.ask(), await scene.ask(stream=False)
+        (made,) = scene.made
+        made.send(token("a"), ENDING)
+        made.fan.end()
+        await first.hang_up()
+        await second.hang_up()
+        made.end()
+        for caller in (first, second):
+            assert isinstance((await landed(caller)).answer, Answer)
+        third.task.cancel()
+        await asyncio.wait((third.task,))
 
 
 async def test_when_everything_is_to_stop_the_call_stops_though_others_wait() -> None:
