@@ -30,7 +30,7 @@ BLOCK = 512
 HALF_BYTES = 2
 LINKS = 16
 WIDTH_ADD = 64
-WIDTH_SEARCH = 40
+WIDTH_SEARCH = 64
 """Of the graph: links of a node, and how widely it is searched."""
 
 
