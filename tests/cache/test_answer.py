@@ -382,6 +382,23 @@ def test_a_function_call_of_the_old_kind_goes_both_ways() -> None:
     assert text_of(answer) == '[{"arguments":{"city":"Paris"},"name":"f"}]'
 
 
+def test_parts_that_are_null_say_nothing_and_parts_that_are_not_known_are_kept() -> None:
+    function: Json = {"name": "f", "arguments": None, "strict": True}
+    calls: list[Json] = [{"index": 0, "id": "c", "type": None, "function": function}, {"index": 1, "id": "d"}]
+    body = stream(SAID, {"tool_calls": calls[:1]}, {"tool_calls": calls[1:]}, {"content": 5}).replace(b"5}", b"null}")
+    body = chunk(SAID).replace(encoded(SAID), b"null") + body
+    answer = kept(assemble("chat", body, True))
+    assert told_again(answer) == body
+    message = msgspec.json.decode(as_json(answer, "i", 5))["choices"][0]["message"]
+    assert message["content"] == "a"
+    assert message["tool_calls"] == [
+        {"id": "c", "function": {"name": "f", "arguments": "", "strict": True}},
+        {"id": "d", "function": {"name": "", "arguments": ""}},
+    ]
+    again = kept(assemble("chat", as_json(answer, "i", 5), False))
+    assert b'"strict":true' in told_again(again)
+
+
 def test_several_lists_of_annotations_become_one() -> None:
     answer = kept(assemble("chat", stream(SAID, {"annotations": [1]}, {"annotations": [2]}), True))
     assert message_of(answer).fields["annotations"] == b"[1,2]"

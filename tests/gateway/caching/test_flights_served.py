@@ -16,9 +16,11 @@ from tests.harness import (
     HandEngine,
     Json,
     Server,
+    Watch,
     chat,
     config_of,
     engine_by_hand,
+    engine_running,
     serving,
     settled,
     streamed,
@@ -123,6 +125,20 @@ async def test_an_engine_is_let_go_when_the_last_of_them_hangs_up() -> None:
             assert not turn.gone.is_set()
         async with asyncio.timeout(5):
             await turn.gone.wait()
+
+
+async def test_a_kept_stream_comes_no_faster_than_it_came_if_that_is_wanted() -> None:
+    gap_s, tokens = 0.02, 10
+    async with (
+        engine_running(itl_s=gap_s, output_tokens=tokens) as engine,
+        serving(config_of(engine, cache=ON | {"pace": True})) as server,
+    ):
+        first = await server.post(CHAT, streamed())
+        with Watch() as watch:
+            second = await server.post(CHAT, streamed())
+    assert second.headers["x-headrace-cache"] == "hit"
+    assert second.text.count("data: ") == first.text.count("data: ")
+    assert watch.elapsed_s > gap_s * tokens / 2
 
 
 async def test_when_the_engine_fails_the_first_one_the_next_asks_again_and_the_others_wait() -> None:
