@@ -16,12 +16,15 @@ from cache.meaning import concept_of
 
 MAX_WORDS = 512
 """What comes after is not read: a text is compared to tell questions apart, not documents."""
-_tokens = re.compile(
-    r"https?://\S+|[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+|[A-Za-z]+(?:_[A-Za-z\d]+)+"
+_ADDRESSES = r"https?://\S+|[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+|[A-Za-z]+(?:_[A-Za-z\d]+)+"
+_WORDS = (
+    r"[^\W\d_]++(?:'[^\W\d_]++)*+(?:\+\+|#(?=\W|$))?+(?!\d)"
+    r"|[A-Za-z]*\d(?:[A-Za-z\d_.,:/-]*[A-Za-z\d])?|[^\W\d_]+|[.?!]+(?=\s|$)|[%$€£]"
     r"|(?<=\d)\s?[-+*^\u00d7\u00f7]\s?(?=\d)|(?<![\w-])-(?=\d)|[=!<>]=|[=<>]|&&|\|\|"
-    r"|[A-Za-z]*\d(?:[A-Za-z\d_.,:/-]*[A-Za-z\d])?|[^\W\d_]+(?:'[^\W\d_]+)*(?:\+\+|#(?=\W|$))?"
-    r"|[%$€£]|[.?!]+(?=\s|$)"
-).findall
+)
+_tokens = re.compile(_WORDS).findall
+_tokens_and_addresses = re.compile(f"{_ADDRESSES}|{_WORDS}").findall
+_addressed = re.compile("@|_|://").search
 _number = re.compile(r"([$€£]?)(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(?:(st|nd|rd|th)|([a-z%]{1,7}))?").fullmatch
 _SIGNS = {"%": "%", "$": "$", "€": "eur", "£": "gbp"}
 _ROLES = frozenset({"to", "into", "from", "than", "by", "over", "before", "after"})
@@ -93,7 +96,7 @@ def read_signals(text: str) -> Signals:
     """What it says. Deterministic; microseconds per word."""
     if not text.isascii():
         text = normalize("NFKC", text).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    tokens = _tokens(text)[:MAX_WORDS]
+    tokens = (_tokens_and_addresses if _addressed(text) else _tokens)(text)[:MAX_WORDS]
     lower = [token.lower() for token in tokens]
     names, runs = _names(tokens, lower)
     scopes, roles, numbers, exact = set[str](), dict[str, str](), list[str](), set[str]()

@@ -204,6 +204,28 @@ def test_texts_with_nothing_in_common_are_compared_in_no_time() -> None:
     assert min(timeit.repeat(lambda: features(a, b), number=5, repeat=3)) < 0.05
 
 
+@pytest.mark.parametrize(
+    ("text", "numbers", "exact", "content"),
+    [
+        ("gpt4o utf8 iPhone15Pro b2b", (), {"gpt4o", "utf8", "iphone15pro", "b2b"}, ()),
+        ("2+2, 5 - 3, -4", ("2", "2", "5", "3", "4"), {"+", "-"}, ()),
+        ("\u6211\u67093\u4e2a\u82f9\u679c", ("3",), set(), ("\u6211\u6709", "\u4e2a\u82f9\u679c")),
+        ("1,234,568 at 3:30pm on 2024-05-01, 5/6", ("1234568",), {"3:30pm", "2024-05-01", "5/6"}, ()),
+        ("user_id2 of a@b.com: https://x.y/z1", (), {"user_id2", "a@b.com", "https://x.y/z1"}, ()),
+        ("C++ and C#", (), set(), ("c++", "c#")),
+        ("$5,000.00 or 5k, 10 am, 0.50 kg, 1st June", ("5000$", "5000", "10am", "500g", "1"), {"month6"}, ()),
+        ("$5 million, 2 million", ("5million$", "2000000"), set(), ()),
+        ("00, 007, 3.10, 3.0", ("0", "7", "3.10", "3"), set(), ()),
+        ("Cities\u2019 caf\u00e9s", (), set(), ("city", "caf\u00e9")),
+    ],
+)
+def test_numbers_codes_and_words_are_told_apart(
+    text: str, numbers: tuple[str, ...], exact: set[str], content: tuple[str, ...]
+) -> None:
+    signals = read_signals(text)
+    assert (signals.numbers, set(signals.exact), signals.content) == (numbers, exact, content)
+
+
 def test_the_weights_are_of_features_and_count_against() -> None:
     assert set(WEIGHTS) <= set(NAMES)
     assert all(weight < 0 for weight in WEIGHTS.values())
