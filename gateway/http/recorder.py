@@ -13,7 +13,14 @@ class Recorder:
         self._sink = sink
         self._pieces: list[bytes] = []
         self.splice = None
-        self.extra_lines = sink.extra_lines
+
+    @property
+    def extra_lines(self) -> bytes:
+        return self._sink.extra_lines
+
+    @extra_lines.setter
+    def extra_lines(self, lines: bytes) -> None:
+        self._sink.extra_lines = lines
 
     @property
     def started(self) -> bool:

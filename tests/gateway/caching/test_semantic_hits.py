@@ -1,0 +1,127 @@
+"""Questions that are worded differently, through a whole gateway: real vectors, an engine that answers by topic."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.app import Gateway
+from gateway.caching.models import STATIC
+from tests.engines.server import Peer, engine_server
+from tests.harness import CHAT, Json, Server, config_of, serving
+from tests.weights import weights_folder
+
+TOPICS = ("password", "invoice", "delivery", "camera", "visa", "garden", "piano", "engine", "tax", "pizza")
+WHOSE = ("sister's", "brother's", "friend's", "boss's", "neighbour's", "daughter's", "uncle's", "teacher's")
+HOW = ("old", "new", "blue", "other", "favourite", "first", "lovely", "little", "green", "second")
+WORDINGS = (
+    "How can I change my {}?",
+    "I would like to change my {}, how is that done?",
+    "Please tell me how one changes a {}",
+    "What is the way to change the {}?",
+    "My {} has to be changed, what do I do?",
+    "Is there any way that I can change my {}?",
+    "Changing the {}: what are the steps?",
+    "Could you explain how to change a {}?",
+)
+
+
+def topic_of(text: str) -> str:
+    return next(topic for topic in TOPICS if topic in text)
+
+
+async def by_topic(peer: Peer) -> None:
+    """An engine that says the topic of a question."""
+    while request := await peer.request():
+        body = json.loads(request.partition(b"\r\n\r\n")[2])
+        said = topic_of(body["messages"][-1]["content"])
+        choice = {"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
+        answer = {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "m",
+            "choices": [choice],
+            "usage": usage,
+        }
+        data = json.dumps(answer).encode()
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(data)
+        await peer.send(head + data)
+
+
+@pytest.fixture(scope="module")
+def weights() -> Path:
+    return weights_folder(STATIC)
+
+
+def semantic(url: str, weights: Path) -> Json:
+    embedder = {"kind": "static", "path": str(weights)}
+    bound = {"max_wrong_hit_rate": 0.2, "confidence": 0.8}
+    cache = {"enabled": True, "store": "memory", "semantic": {"enabled": True, "embedder": embedder} | bound}
+    return config_of(url, cache=cache)
+
+
+async def ready(gateway: Gateway) -> None:
+    """Its embedder is there."""
+    assert gateway._caching is not None
+    assert gateway._caching._semantic is not None
+    async with asyncio.timeout(20.0):
+        while gateway._caching._semantic.embedder is None:
+            await asyncio.sleep(0.01)
+
+
+async def ask(server: Server, text: str) -> httpx.Response:
+    return await server.post(CHAT, {"model": "m", "messages": [{"role": "user", "content": text}]})
+
+
+def questions(count: int) -> list[str]:
+    rng = random.Random(1)
+    found = []
+    for _ in range(count):
+        who = f"{rng.choice(WHOSE)} {rng.choice(HOW)} {rng.choice(TOPICS)}"
+        found.append(rng.choice(WORDINGS).format(who))
+    return found
+
+
+async def test_what_is_certain_enough_is_served_and_says_how_certain(weights: Path) -> None:
+    found: Counter[str] = Counter()
+    wrong = 0
+    async with engine_server(by_topic) as url, serving(semantic(url, weights)) as server:
+        await ready(server.gateway)
+        for text in questions(700):
+            answer = await ask(server, text)
+            source = answer.headers["x-headrace-cache"]
+            found[source] += 1
+            if source == "semantic":
+                wrong += answer.json()["choices"][0]["message"]["content"] != topic_of(text)
+                last = answer
+        assert found["semantic"] > 10, found
+        assert wrong <= 0.2 * found["semantic"] + 3
+        assert 0.0 < float(last.headers["x-headrace-cache-similarity"]) <= 1.0
+        assert float(last.headers["x-headrace-cache-bound"]) <= 0.2
+        assert server.gateway.desk is not None
+        (cohort,) = server.gateway.desk.report().cohorts
+        assert (cohort.state, cohort.hits) == ("certified", found["semantic"])
+        metrics = await server.metrics()
+        assert metrics['headrace_cache_requests_total{result="semantic"}'] == found["semantic"]
+
+
+async def test_a_feedback_withdraws_what_was_served_at_once(weights: Path) -> None:
+    async with engine_server(by_topic) as url, serving(semantic(url, weights)) as server:
+        await ready(server.gateway)
+        first = await ask(server, "How can I change my piano?")
+        assert first.headers["x-headrace-cache"] == "miss"
+        await asyncio.sleep(0.1)  # its vector is made after the answer
+        hit = await ask(server, "How can I change my piano?")
+        entry_id = hit.headers["x-headrace-cache-id"]
+        told = await server.post(f"/cache/{entry_id}/feedback", {"wrong": True}, content_type="application/json")
+        assert (told.status_code, told.json()["quarantined"]) == (200, 1)
+        again = await ask(server, "How can I change my piano?")
+        assert again.headers["x-headrace-cache"] == "miss"
