@@ -14,8 +14,8 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 _FONT = 'font-family="sans-serif" font-size="12"'
 _STEPS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 _MOST_LINES = 6
-_LOWER = 18
-"""Every other name stands this much lower, so that those of neighbours do not overlap."""
+_BESIDE = ((7, -7, "start"), (-8, 14, "end"), (7, -7, "start"))
+"""Where the names of a curve's points stand, in turn, so that those of curves that cross do not overlap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +97,13 @@ def _drawn(number: int, curve: Curve, scale: _Scale) -> list[str]:
     at = [(scale.x(point.hit_rate), scale.y(point.precision)) for point in curve.points]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
     parts = [f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5" stroke-opacity="0.6"/>']
-    for place, ((x, y), point) in enumerate(zip(at, curve.points, strict=True)):
+    right, down, anchor = _BESIDE[number % len(_BESIDE)]
+    for (x, y), point in zip(at, curve.points, strict=True):
         low, high = (scale.y(limit) for limit in point.interval)
         parts.append(f'<line x1="{x:.1f}" y1="{low:.1f}" x2="{x:.1f}" y2="{high:.1f}" stroke="{colour}"/>')
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
-        beside = y - 6 + _LOWER * (place % 2)
-        parts.append(f'<text x="{x + 6:.1f}" y="{beside:.1f}" fill="{colour}">{escape(point.name)}</text>')
+        place = f'x="{x + right:.1f}" y="{y + down:.1f}" text-anchor="{anchor}"'
+        parts.append(f'<text {place} fill="{colour}">{escape(point.name)}</text>')
     x, y = _WIDTH - _RIGHT + 25, _TOP + 10 + 18 * number
     parts.append(f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"/>')
     parts.append(f'<text x="{x + 12}" y="{y + 4}">{escape(curve.name)}</text>')

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from cache.evaluate.interval import clopper_pearson
 from gateway.app import Gateway
-from gateway.config import Config
 from tests.engines.server import Peer, engine_server
 from tests.harness import Server, config_of, serving
 
@@ -32,9 +31,7 @@ def engine_of(labels: dict[str, str]):  # type: ignore[no-untyped-def]
                 "object": "chat.completion",
                 "created": 1,
                 "model": "m",
-                "choices": [
-                    {"index": 0, "message": {"role": "assistant", "content": label}, "finish_reason": "stop"}
-                ],
+                "choices": [{"index": 0, "message": {"role": "assistant", "content": label}, "finish_reason": "stop"}],
                 "usage": {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12},
             }
             data = json.dumps(answer).encode()
