@@ -129,17 +129,10 @@ class Gateway:
             clock=clock,
             keepalive_s=config.server.sse_keepalive_s,
         )
+        explain = self._explainer(catalog, chooser, residency).explain
+        now_s, metrics, pools = int(_wall_s()), metrics or self._own_metrics, pools or self._own_pools
         state = ApiState(
-            callers.identity,
-            catalog,
-            clock,
-            int(_wall_s()),
-            metrics or self._own_metrics,
-            self._status,
-            pools or self._own_pools,
-            self._explainer(catalog, chooser, residency).explain,
-            version,
-            lambda: self.desk,
+            callers.identity, catalog, clock, now_s, metrics, self._status, pools, explain, version, lambda: self.desk
         )
         self._tls = server_tls(config)
         self.server = self._server(state, outbox, version)

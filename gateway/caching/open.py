@@ -92,22 +92,9 @@ class Caching:
         self._labeller: Labeller | None = None
         self._semantic: Semantic | None = None
         if semantic.enabled:
-            prices = PriceTable(shipped(), overrides_of(config))
-            calls = OwnCalls(catalog, dispatcher, telemetry, clock, rooms, prices)
-            self._labeller = Labeller(
-                semantic.judge,
-                calls,
-                self._judged,
-                clock,
-                rng,
-                confidence=semantic.confidence,
-                lag=telemetry.label_lag,
-                lost=self._lost,
-                wall_s=wall_s,
-            )
-            self._semantic = Semantic(
-                self._library, self._labeller, tally, self._tell, rng, wall_s, neighbours=bound.neighbours
-            )
+            calls = OwnCalls(catalog, dispatcher, telemetry, clock, rooms, PriceTable(shipped(), overrides_of(config)))
+            labeller = self._labeller = self._labels(calls, rng, telemetry.label_lag)
+            self._semantic = Semantic(self._library, labeller, tally, self._tell, rng, wall_s, bound.neighbours)
         judge = semantic.judge.deployment or ""
         self.desk = Desk(
             self._library, self._tell, tally, self._labeller, judge=judge, worker_id=worker_id, spread=spread
@@ -153,6 +140,20 @@ class Caching:
         await self._journal.aclose()
         if self._semantic is not None and self._semantic.embedder is not None:
             await self._semantic.embedder.aclose()
+
+    def _labels(self, calls: OwnCalls, rng: random.Random, lag: Callable[[float], None]) -> Labeller:
+        options = self._options.semantic
+        return Labeller(
+            options.judge,
+            calls,
+            self._judged,
+            self._clock,
+            rng,
+            confidence=options.confidence,
+            lag=lag,
+            lost=self._lost,
+            wall_s=self._wall_s,
+        )
 
     def _tell(self, record: Record) -> None:
         self._journal.append(record)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Any
 
 from cache.entry import Added, Entry, Record
@@ -57,7 +56,7 @@ def desk_of(
 ) -> Desk:
     """told: gets every record besides the library."""
     kept = library or library_of(*entries)
-    apply: Callable[[Record], None] = kept.apply
+    apply = kept.apply
 
     def tell(record: Record) -> None:
         apply(record)
