@@ -62,7 +62,7 @@ class PlainMessage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**12)] | None
-_Any = msgspec.Raw | None
+_NONE = msgspec.Raw(b"")
 
 
 class PlainChat(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -73,28 +73,28 @@ class PlainChat(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     max_tokens: _Tokens = None
     max_completion_tokens: _Tokens = None
     n: Annotated[int, msgspec.Meta(ge=1, le=999)] | None = None
-    tools: _Any = None
-    frequency_penalty: _Any = None
-    logit_bias: _Any = None
-    logprobs: _Any = None
-    metadata: _Any = None
-    parallel_tool_calls: _Any = None
-    presence_penalty: _Any = None
-    prompt_cache_key: _Any = None
-    reasoning_effort: _Any = None
-    response_format: _Any = None
-    safety_identifier: _Any = None
-    seed: _Any = None
-    service_tier: _Any = None
-    stop: _Any = None
-    store: _Any = None
-    stream: _Any = None
-    stream_options: _Any = None
-    temperature: _Any = None
-    tool_choice: _Any = None
-    top_logprobs: _Any = None
-    top_p: _Any = None
-    user: _Any = None
+    tools: msgspec.Raw = _NONE
+    frequency_penalty: msgspec.Raw = _NONE
+    logit_bias: msgspec.Raw = _NONE
+    logprobs: msgspec.Raw = _NONE
+    metadata: msgspec.Raw = _NONE
+    parallel_tool_calls: msgspec.Raw = _NONE
+    presence_penalty: msgspec.Raw = _NONE
+    prompt_cache_key: msgspec.Raw = _NONE
+    reasoning_effort: msgspec.Raw = _NONE
+    response_format: msgspec.Raw = _NONE
+    safety_identifier: msgspec.Raw = _NONE
+    seed: msgspec.Raw = _NONE
+    service_tier: msgspec.Raw = _NONE
+    stop: msgspec.Raw = _NONE
+    store: msgspec.Raw = _NONE
+    stream: msgspec.Raw = _NONE
+    stream_options: msgspec.Raw = _NONE
+    temperature: msgspec.Raw = _NONE
+    tool_choice: msgspec.Raw = _NONE
+    top_logprobs: msgspec.Raw = _NONE
+    top_p: msgspec.Raw = _NONE
+    user: msgspec.Raw = _NONE
 
 
 _decode_plain = msgspec.json.Decoder(PlainChat).decode

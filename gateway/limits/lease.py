@@ -11,7 +11,7 @@ SLICES: Final = 100
 """At most one part in so many of a limit lies leased and unspent in a worker."""
 RESERVE: Final = 8
 """At most one part in so many of what is left does so in all workers together."""
-AHEAD_TICKS: Final = 3
+AHEAD_TICKS: Final = 10
 """A busy meter has leased what it spends in so many ticks."""
 BUSY_USES: Final = 2
 """Calls in a tick from which on a meter is busy: others lease what they need, when they need it."""

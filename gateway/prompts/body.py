@@ -98,9 +98,7 @@ def read_prompt(operation: Operation, body: bytes, headers: Mapping[bytes, bytes
 
 def plain_text_bytes(chat: PlainChat) -> int:
     """`Prompt.text_bytes` of it."""
-    size = 2 * len(_END)
-    if chat.tools is not None:
-        size += len(bytes(chat.tools))
+    size = len(bytes(chat.tools)) + 2 * len(_END)
     for message in chat.messages:
         text = message.content
         size += len(message.role) + 2 * len(_END) + (len(text) if text.isascii() else len(text.encode()))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.base import Operation
+from gateway.prompts.body import plain_text_bytes, read_prompt
 from gateway.tokens.asked import MOST, NO_ANSWERS, NOTHING_ASKED, Asked, asked
 from gateway.wire import Call
 
@@ -81,3 +82,48 @@ def test_no_body_makes_it_stumble(body: bytes) -> None:
         found = asked(call(body, operation))
         assert found.answers >= 0
         assert found.tokens is None or 0 <= found.tokens <= MOST
+
+
+FIELDS = {
+    "stream": False,
+    "stream_options": {"include_usage": True},
+    "temperature": 0.7,
+    "top_p": None,
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "stop": ["x"],
+    "user": "somebody",
+    "response_format": {"type": "json_object"},
+    "max_completion_tokens": 9,
+    "n": 3,
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_chat_of_texts_is_read_in_one_look_whatever_else_it_asks(name: str) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hé"}], "max_tokens": 5, name: FIELDS[name]}
+    plain = call(body).plain
+    assert plain is not None
+    assert asked(call(body)) == asked_slowly(body)
+    prompt = read_prompt(Operation.CHAT, call(body).body, {})
+    assert prompt is not None
+    assert plain_text_bytes(plain) == prompt.text_bytes
+
+
+def asked_slowly(body: dict[str, Any]) -> Asked:
+    """By the way that every body takes which is more than that."""
+    return asked(call(body | {"extra": 1}))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": "x", "name": "bob"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}]},
+        {"messages": [], "Max_Tokens": 5},
+        {"messages": [], "max_tokens": -1},
+        {"messages": [], "max_tokens": "5"},
+        {"messages": [], "max_tokens": True},
+    ],
+)
+def test_what_is_more_than_that_is_read_as_ever(body: dict[str, Any]) -> None:
+    assert call(body | {"model": "m"}).plain is None
