@@ -13,8 +13,9 @@ RESERVE: Final = 8
 """At most one part in so many of what is left does so in all workers together."""
 AHEAD_TICKS: Final = 10
 """A busy meter has leased what it spends in so many ticks."""
-BUSY_USES: Final = 2
-"""Calls in a tick from which on a meter is busy: others lease what they need, when they need it."""
+BUSY_USES: Final = 0.4
+"""Calls in a tick, on average, from which on a meter is busy: 20 a second. Others lease what they need, when they need
+it."""
 
 
 class Parcel:
