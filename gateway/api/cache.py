@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from cache.entry import Selector
@@ -59,13 +59,21 @@ def add_cache_routes(
             raise NotFound("The response cache is off; `cache.enabled` turns it on.", code="cache_off")
         return there
 
-    async def give_feedback(request: Request, entry_id: str, feedback: Feedback) -> FeedbackTaken:
+    async def known(request: Request) -> Caller:
+        return await identify(request)
+
+    async def admin(request: Request) -> Caller:
+        return await identify_admin(request)
+
+    # Asked before the body is looked at.
+    with_key, with_admin_key = Depends(known), Depends(admin)
+
+    async def give_feedback(entry_id: str, feedback: Feedback, caller: Caller = with_key) -> FeedbackTaken:
         """Say whether an answer from the cache fits what was asked. `entry_id` is that of `x-headrace-cache-id`.
 
         One that is wrong is not served any more, by no worker, nor is what was taken for the same answer. Takes a key
         of the tenant that owns the answer.
         """
-        caller = await identify(request)
         return await found().feedback(caller, entry_id, wrong=feedback.wrong)
 
     for prefix in ("/v1", ""):
@@ -73,20 +81,17 @@ def add_cache_routes(
         api.post(path, tags=["cache"], include_in_schema=bool(prefix), responses=unknown)(give_feedback)
 
     @api.get("/admin/cache", tags=["cache"], responses=for_admins)
-    async def get_cache(request: Request) -> CacheReport:
+    async def get_cache(caller: Caller = with_admin_key) -> CacheReport:
         """What the response cache did and what it has learned, summed over all workers."""
-        await identify_admin(request)
         return await found().overall()
 
     @api.get("/admin/cache/entries/{entry_id}", tags=["cache"], responses=for_admins)
-    async def get_entry(request: Request, entry_id: str) -> EntryReport:
+    async def get_entry(entry_id: str, caller: Caller = with_admin_key) -> EntryReport:
         """One entry. Its texts are only for keys of the tenant that owns it; others get their SHA-256."""
-        caller = await identify_admin(request)
         return await found().inspect(entry_id, caller)
 
     @api.post("/admin/cache/purge", tags=["cache"], responses=for_admins)
-    async def purge(request: Request, wanted: PurgeWanted) -> Purge:
+    async def purge(wanted: PurgeWanted, caller: Caller = with_admin_key) -> Purge:
         """Forget entries, in every worker and in the store."""
-        caller = await identify_admin(request)
         by = f"{caller.tenant}/{caller.key_name}"
         return await found().purge(wanted.selector(), by, dry_run=wanted.dry_run)

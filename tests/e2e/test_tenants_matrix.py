@@ -625,11 +625,11 @@ async def _cached(count: int) -> None:
         for http, who, body in asked:
             answer = await http.post(CHAT, json=body, headers=by(keys[who]))
             assert answer.status_code == 200
-            ids[who[0]].add(answer.json()["id"])
-            hits[who[0]] += answer.headers.get("x-headrace-cache") == "hit"
+            if answer.headers["x-headrace-cache"] == "hit":
+                hits[who[0]] += 1
+                ids[who[0]].add(answer.headers["x-headrace-cache-id"])
         assert not ids["acme"] & ids["other"]
         assert min(hits.values()) > 20
-        assert sum(map(len, ids.values())) == len(asked) - hits.total(), "each other answer is an engine's own"
         figures("A21", count, calls=len(asked), hits=hits.total(), shared_between_organisations=0)
 
 

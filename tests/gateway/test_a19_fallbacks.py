@@ -239,7 +239,7 @@ async def test_a_key_for_one_deployment_is_served_by_its_fallbacks_but_may_not_a
 async def test_what_a_fallback_said_is_not_kept_in_the_cache() -> None:
     async with engine_running(error_rate=1.0, fault_count=1) as flaky, engine_running() as other:
         config = several(m={"engines": [flaky], "fallbacks": {"error": ["b"]}}, b={"engines": [other]})
-        async with serving(config | {"cache": {"enabled": True}}) as server:
+        async with serving(config | {"cache": {"enabled": True, "store": "memory"}}) as server:
             assert "x-headrace-fallback" in (await server.post(CHAT, chat())).headers
             assert "x-headrace-fallback" not in (await server.post(CHAT, chat())).headers
             assert (await server.post(CHAT, chat())).headers["x-headrace-cache"] == "hit"

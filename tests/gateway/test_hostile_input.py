@@ -68,7 +68,7 @@ _TOLD = re.compile(rb"[\x00-\x1f\x7f]")
 
 def config(*engines: FakeEngine) -> Json:
     """Everything that looks into a request is on."""
-    made = config_of(*engines, keys=KEYS, cache={"enabled": True}, pool={"max_in_flight": 8})
+    made = config_of(*engines, keys=KEYS, cache={"enabled": True, "store": "memory"}, pool={"max_in_flight": 8})
     variant = made["deployments"]["m"]["variants"]["v"]
     made["deployments"]["m"]["variants"]["v"] = variant | {
         "capabilities": ["tools", "vision"],

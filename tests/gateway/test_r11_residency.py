@@ -221,7 +221,7 @@ async def test_r11_the_header_only_tightens_and_an_unknown_class_is_refused() ->
 async def test_r11_calls_of_different_classes_share_no_cached_answer() -> None:
     async with (
         engine_running() as home,
-        serving(several(m={"engines": [home]}) | {"cache": {"enabled": True}}) as server,
+        serving(several(m={"engines": [home]}) | {"cache": {"enabled": True, "store": "memory"}}) as server,
     ):
         for headers in ({}, SENSITIVE, {}, SENSITIVE):
             await server.post(CHAT, chat(SECRET), **headers)

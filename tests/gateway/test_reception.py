@@ -74,7 +74,10 @@ async def test_probes_leave_a_line_only_when_the_answer_is_bad() -> None:
 
 
 async def test_a_hit_of_the_cache_names_no_replica() -> None:
-    async with engine_running() as engine, serving(config_of(engine, cache={"enabled": True})) as server:
+    async with (
+        engine_running() as engine,
+        serving(config_of(engine, cache={"enabled": True, "store": "memory"})) as server,
+    ):
         await server.post(CHAT, chat())
         hit = await server.post(CHAT, chat())
         assert hit.headers["x-headrace-cache"] == "hit"
