@@ -37,7 +37,7 @@ def config_of(
         "auth": {"keys": keys or []},
         "pools": {"p": {"urls": urls, "engine": engine or {}, "scrape": NO_SCRAPE} | (pool or {})},
         "deployments": {MODEL: {"variants": {"v": variant}} | deployment},
-        "cache": cache or {},
+        "cache": {"store": "memory"} | cache if cache else {},
         "telemetry": telemetry or {},
     }
 
