@@ -184,7 +184,9 @@ async def test_a04_retries_share_one_reservation() -> None:
 
 async def test_an_answer_from_the_cache_is_charged_as_a_request_only() -> None:
     async with engine_running() as engine:
-        config = limited(engine, tokens_per_minute=10_000, requests_per_minute=10) | {"cache": {"enabled": True, "store": "memory"}}
+        config = limited(engine, tokens_per_minute=10_000, requests_per_minute=10) | {
+            "cache": {"enabled": True, "store": "memory"}
+        }
         async with serving(config) as server:
             first = await ask(server, chat(temperature=0))
             await comes_to(server, _tokens(first))
