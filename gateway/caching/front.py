@@ -50,7 +50,7 @@ class _Miss(NamedTuple):
 class ResponseCache:
     """Of one worker.
 
-    semantic: None: the very same question alone is answered. shares_memory_alone: nothing of it leaves this machine.
+    semantic: None: the very same question alone is answered. stays_here: nothing of it leaves this machine.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """A worker's dealings with the store of the limits: one at a time, whatever calls wait for, in the background.
 
 Calls spend what has been leased before. One that lacks something waits for the next exchange, which leases for all
-that wait; what is not needed goes back within a few hundredths of a second.
+that wait; what is not needed goes back within a few hundredths of a second, or a tenth while there is plenty.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gateway.limits.seam import Change, Grant, Meter, Span, Store, StoreLost, Wa
 logger = logging.getLogger(__name__)
 
 TICK_S: Final = 0.02
-"""Between two looks at what lies unspent. Corrections wait for one at most."""
+"""Between two looks at what lies unspent. Corrections that somebody may wait for wait for one at most."""
 ENOUGH: Final = 0.75
 """Of what a busy meter ought to have at hand; less is filled up whenever the store is asked for something else."""
 BELIEF_S: Final = 0.05
