@@ -23,19 +23,8 @@ import msgspec
 from redis.exceptions import RedisError
 
 from cache.entry import Added, Judged, Learned, Purged, Record, Selector
-from cache.journal.seam import (
-    AT_ONCE,
-    SECRET_BYTES,
-    SLICE,
-    JournalStatus,
-    Listener,
-    Outbox,
-    Waiting,
-    WallTime,
-    decoded,
-    tell,
-    tell_dropped,
-)
+from cache.journal.outbox import StoredJournal, Waiting
+from cache.journal.seam import SLICE, Listener, WallTime, decoded, tell
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +37,6 @@ LONGEST_AGAIN_S = 10.0
 CARE_S = 30.0
 """Between two clean-ups of the stream."""
 CONNECT_S = 2.0
-CLOSE_S = 2.0
 LEAST_KEPT_S = 3600.0
 """The stream is gone so long after the last worker, or when its entries would be."""
 KEPT_S = 30 * 86400
@@ -75,7 +63,7 @@ class _Snapshot(msgspec.Struct, frozen=True, array_like=True):
     learned: Learned
 
 
-class RedisJournal:
+class RedisJournal(StoredJournal):
     """Implements `Journal`.
 
     hang_up: closes the client's connections, so that a late answer is not taken for that to a later question.
@@ -93,8 +81,9 @@ class RedisJournal:
         keep_s: float = 3600.0,
         max_records: int = MAX_RECORDS,
     ) -> None:
+        self._wake = asyncio.Event()
+        super().__init__("redis", now, self._wake.set)
         self._client = client
-        self._now = now
         self._hang_up = hang_up
         self._timeout_s = timeout_s
         self._keep_s = keep_s
@@ -103,16 +92,9 @@ class RedisJournal:
         self._stream, self._snapshots = f"{root}:records", f"{root}:learned"
         self._mark_key, self._secret_key = f"{root}:mark", f"{root}:secret"
         self._origin = secrets.token_bytes(8)
-        self._outbox = Outbox()
-        self._secret = secrets.token_bytes(SECRET_BYTES)
-        self._listener: Listener | None = None
         self._task: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
-        self._caught_up = asyncio.Event()
         self._connected = False
-        self._reason = ""
         self._again_s = AGAIN_S
-        self._skipped = 0
         self._forget()
         self._mark = b""
         self._cared_at = 0.0
@@ -123,38 +105,15 @@ class RedisJournal:
         self._purges: list[tuple[Selector, bytes]] = []
         """Own purges whose entries are still in the stream, each with its place there."""
 
-    @property
-    def secret(self) -> bytes:
-        return self._secret
-
     async def start(self, listener: Listener, within_s: float = 2.0) -> None:
         self._listener = listener
         self._task = asyncio.get_running_loop().create_task(self._run(), name="cache-journal")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await self._caught_up.wait()
-
-    def append(self, record: Record) -> None:
-        assert self._listener is not None, "started"
-        if isinstance(record, AT_ONCE):
-            record = tell(self._listener, record)
-        tell_dropped(self._listener, self._outbox.put(record))
-        self._wake.set()
-
-    def status(self) -> JournalStatus:
-        waiting, dropped = len(self._outbox), self._outbox.dropped
-        return JournalStatus("redis", "away" if self._reason else "ok", self._reason, waiting, dropped, self._skipped)
-
-    async def settled(self) -> None:
-        await self._outbox.settled()
+        await self._catch_up(within_s)
 
     async def aclose(self) -> None:
         if self._task is None:
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                if not self._reason:
-                    await self.settled()
+        await self._settle()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         await self._hang_up()
@@ -337,7 +296,7 @@ class RedisJournal:
         reason = f"no answer within {self._timeout_s:g} s" if timed_out else str(error) or type(error).__name__
         if not self._reason:
             logger.warning("the response cache goes on in memory alone: Redis: %s", reason)
-        self._reason = reason
+        self._is_away(reason)
         self._connected = False
         self._caught_up.set()
         with contextlib.suppress(RedisError, OSError, TimeoutError):

@@ -8,12 +8,8 @@ within bounds.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from itertools import islice
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -25,8 +21,6 @@ logger = logging.getLogger(__name__)
 AT_ONCE = (Added, Quarantined, Purged, Used)
 """Told to the worker's own library at once, and perhaps again in their turn."""
 SECRET_BYTES = 32
-WAITING_BYTES = 16 * 1024 * 1024
-"""Of records that wait for a journal that is away; over it, the oldest are dropped."""
 SLICE = 8
 """Records told before the loop gets to do something else."""
 
@@ -56,6 +50,8 @@ class JournalStatus(msgspec.Struct, frozen=True):
     """Own records that nobody else will ever hear of."""
     skipped: int = 0
     """Records that could not be read."""
+    away_s: float = 0.0
+    """For how long it has been."""
 
 
 class Journal(Protocol):
@@ -88,64 +84,6 @@ def decoded(body: bytes) -> Record | None:
         return _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    number: int
-    """Of this worker's records, from 1."""
-    record: Record
-    body: bytes
-
-
-class Outbox:
-    """A worker's own records until they are confirmed, in order. Only the loop changes it; `first` may be called from
-    another thread as well."""
-
-    def __init__(self, max_bytes: int = WAITING_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._waiting: deque[Waiting] = deque()
-        self._size_bytes = 0
-        self._settling: list[tuple[int, asyncio.Future[None]]] = []
-        self.last = 0
-        """Number of the newest."""
-        self.dropped = 0
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def put(self, record: Record) -> list[Record]:
-        """Returns those that were dropped for it."""
-        body = encoded(record)
-        self.last += 1
-        self._waiting.append(Waiting(self.last, record, body))
-        self._size_bytes += len(body)
-        out = []
-        while self._size_bytes > self._max_bytes:
-            oldest = self._waiting.popleft()
-            self._size_bytes -= len(oldest.body)
-            out.append(oldest.record)
-        self.dropped += len(out)
-        return out
-
-    def first(self, count: int) -> list[Waiting]:
-        return list(islice(self._waiting, count))  # in one step of the interpreter
-
-    def confirm(self, number: int) -> None:
-        """All up to this one."""
-        while self._waiting and self._waiting[0].number <= number:
-            self._size_bytes -= len(self._waiting.popleft().body)
-        for wanted, future in self._settling:
-            if wanted <= number and not future.done():
-                future.set_result(None)
-        self._settling = [each for each in self._settling if not each[1].done()]
-
-    async def settled(self) -> None:
-        """Returns once all that is in it now is confirmed."""
-        if self._waiting:
-            future = asyncio.get_running_loop().create_future()
-            self._settling.append((self.last, future))
-            await future
 
 
 def tell(listener: Listener, record: Record) -> Record:

@@ -16,19 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from cache.entry import Learned, Record
-from cache.journal.seam import (
-    AT_ONCE,
-    SECRET_BYTES,
-    SLICE,
-    JournalStatus,
-    Listener,
-    Outbox,
-    WallTime,
-    decoded,
-    tell,
-    tell_all,
-    tell_dropped,
-)
+from cache.journal.outbox import CLOSE_S, StoredJournal
+from cache.journal.seam import SLICE, Listener, WallTime, decoded, tell_all, tell_dropped
 from cache.journal.sqlite_file import Damaged, NotOurs, RecordFile, Row, is_full, put_aside
 
 logger = logging.getLogger(__name__)
@@ -45,7 +34,6 @@ CARE_S = 30.0
 """Between two clean-ups of the file."""
 AWAY_S = 30.0
 """A worker that stood still for longer may have missed judgements that a snapshot took the place of."""
-CLOSE_S = 2.0
 MAX_BYTES = 1024 * 1024 * 1024
 
 
@@ -57,67 +45,35 @@ class _Moved(Exception):
     """The file is another one now."""
 
 
-class SqliteJournal:
+class SqliteJournal(StoredJournal):
     """Implements `Journal`. A thread of its own reads and writes. max_bytes: of the file."""
 
     def __init__(self, path: Path, now: WallTime, *, max_bytes: int = MAX_BYTES) -> None:
+        self._wake = threading.Event()
+        super().__init__("sqlite", now, self._wake.set)
         self._path = path
-        self._now = now
         self._max_bytes = max_bytes
         self._origin = secrets.token_hex(8)
-        self._outbox = Outbox()
-        self._secret = secrets.token_bytes(SECRET_BYTES)
-        self._listener: Listener | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="cache-journal", daemon=True)
-        self._wake = threading.Event()
         self._closing = threading.Event()
-        self._caught_up = asyncio.Event()
         self._ended = asyncio.Event()
-        self._alone = False
-        """The file is not for this version: nothing waits for it."""
-        self._reason = ""
-        self._skipped = 0
         self._name = b""
         self._last = 0
         self._upto: dict[str, int] = {}
         self._read_at = 0.0
         self._cared_at = 0.0
 
-    @property
-    def secret(self) -> bytes:
-        return self._secret
-
     async def start(self, listener: Listener, within_s: float = 2.0) -> None:
         self._listener = listener
         self._loop = asyncio.get_running_loop()
         self._thread.start()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await self._caught_up.wait()
-
-    def append(self, record: Record) -> None:
-        assert self._listener is not None, "started"
-        if self._alone or isinstance(record, AT_ONCE):
-            record = tell(self._listener, record)
-        if not self._alone:
-            tell_dropped(self._listener, self._outbox.put(record))
-            self._wake.set()
-
-    def status(self) -> JournalStatus:
-        waiting, dropped = len(self._outbox), self._outbox.dropped
-        return JournalStatus("sqlite", "away" if self._reason else "ok", self._reason, waiting, dropped, self._skipped)
-
-    async def settled(self) -> None:
-        await self._outbox.settled()
+        await self._catch_up(within_s)
 
     async def aclose(self) -> None:
         if self._loop is None:
             return
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                if not self._reason:
-                    await self.settled()
+        await self._settle()
         self._closing.set()
         self._wake.set()
         with contextlib.suppress(TimeoutError):
@@ -246,7 +202,7 @@ class SqliteJournal:
         """Try again in a moment; until then this worker goes on with what it has in memory."""
         if reason != self._reason:
             logger.warning("the response cache goes on in memory alone: %s", reason)
-        self._reason = reason
+        self._is_away(reason)
         with contextlib.suppress(_Ended):
             if alone and not self._alone:
                 self._ask(self._go_alone)

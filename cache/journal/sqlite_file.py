@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeAlias
 import msgspec
 
 from cache.entry import Added, Judged, Learned, Purged, Quarantined, Record, Selector
-from cache.journal.seam import Waiting
+from cache.journal.outbox import Waiting
 
 APPLICATION = 0x48524348
 """Marks the file as ours."""

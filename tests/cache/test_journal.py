@@ -12,8 +12,9 @@ import pytest
 from cache.entry import Added, Judged, Learned, Purged, Quarantined, Record, Selector, Used
 from cache.journal import redis, sqlite_file
 from cache.journal.memory import MemoryJournal
+from cache.journal.outbox import Outbox
 from cache.journal.redis import RedisJournal
-from cache.journal.seam import Journal, Outbox, WallTime, decoded, encoded, tell_dropped
+from cache.journal.seam import Journal, WallTime, decoded, encoded, tell_dropped
 from cache.journal.sqlite import SqliteJournal
 from cache.library import Library
 from gateway.redis_client import hang_up

@@ -67,9 +67,11 @@ def state(journal: RedisJournal) -> str:
 
 
 async def test_a_frozen_redis_keeps_nobody_waiting_and_nothing_is_learned_twice(server: Valkey) -> None:
-    async with worker(server) as (mine, here), worker(server) as (yours, there):
+    clock = Clock()
+    async with worker(server, clock) as (mine, here), worker(server) as (yours, there):
         mine.append(Added(entry("a")))
         await mine.settled()
+        assert mine.status().away_s == 0.0
         server.freeze()
         started = time.monotonic()
         for n in range(20):
@@ -79,6 +81,8 @@ async def test_a_frozen_redis_keeps_nobody_waiting_and_nothing_is_learned_twice(
         assert time.monotonic() - started < 0.05
         await settled(lambda: state(mine) == "ok" or state(yours) == "ok", "it was not noticed")
         assert "no answer within 0.3 s" in mine.status().reason
+        clock.now += 60.0
+        assert (mine.status().away_s, mine.status().waiting) == (60.0, 40)
         server.thaw()
         await mine.settled()
         await settled(lambda: len(there) < 21 or len(told(there).learned) < 20, "it was not told")

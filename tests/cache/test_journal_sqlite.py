@@ -294,7 +294,8 @@ async def test_a_folder_that_cannot_be_written_to_costs_nothing_but_durability(t
 
 async def test_a_locked_file_is_waited_for_by_the_thread_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_file, "BUSY_S", 0.05)
-    async with worker(path) as (journal, shelf):
+    clock = Clock()
+    async with worker(path, clock) as (journal, shelf):
         with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as db:
             await asyncio.to_thread(db.execute, "BEGIN IMMEDIATE")
             started = time.monotonic()
@@ -303,8 +304,11 @@ async def test_a_locked_file_is_waited_for_by_the_thread_alone(path: Path, monke
             assert time.monotonic() - started < 0.05
             await settled(lambda: journal.status().state == "ok", "it was not noticed")
             assert "locked" in journal.status().reason
+            clock.now += 7.0
+            assert (journal.status().away_s, journal.status().waiting) == (7.0, 2)
             await asyncio.to_thread(db.execute, "ROLLBACK")
             await journal.settled()
+            await settled(lambda: journal.status().away_s > 0, "it is still away")
         await settled(lambda: not told(shelf).learned, "it was not learned")
         assert told(shelf).learned == [(entry("a").id, True)]
 
