@@ -57,7 +57,9 @@ class SemanticOptions(Section):
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     """With which that is held."""
     audit_share: Annotated[float, Field(gt=0, le=1)] = 0.03
-    """Of the answers served so, those for which the engine is asked nevertheless, afterwards, to compare."""
+    """Of the answers served so, those for which the engine is asked nevertheless, afterwards, to compare: the least
+    share of them. It is all of them at first, comes down to this as hits add up, and rises where wrong ones are
+    found."""
     max_text_chars: Annotated[int, Field(ge=16, le=32768)] = 2048
     """Longer questions are only found word for word."""
     embedder: EmbedderOptions = EmbedderOptions()
