@@ -9,9 +9,11 @@ from typing import Final
 import msgspec
 
 from cache.entry import Purged, Quarantined, Record, Selector
+from cache.journal.seam import JournalStatus
 from cache.library import Library
 from cache.planted import JudgeError
 from gateway.caching.feedback import FeedbackTaken, entry_not_found, take_feedback
+from gateway.caching.flights import Flights
 from gateway.caching.judge import Labeller
 from gateway.caching.places import EVERYBODY
 from gateway.caching.report import (
@@ -22,7 +24,9 @@ from gateway.caching.report import (
     cohort_report,
     entry_report,
     error_report,
+    joined_report,
     merge_reports,
+    store_report,
 )
 from gateway.caching.tally import Tally
 from gateway.clock import wall_time_s
@@ -61,6 +65,7 @@ class Desk:
     """Of one worker.
 
     tell:   applies a record here and writes it into the journal.
+    store:  says how the journal stands.
     spread: None: there are no other workers.
     """
 
@@ -69,6 +74,8 @@ class Desk:
         library: Library,
         tell: Callable[[Record], None],
         tally: Tally,
+        flights: Flights,
+        store: Callable[[], JournalStatus],
         labeller: Labeller | None,
         *,
         judge: str = "",
@@ -78,6 +85,8 @@ class Desk:
     ) -> None:
         self.library = library
         self.tally = tally
+        self.flights = flights
+        self.store = store
         self.labeller = labeller
         self._tell = tell
         self._judge = judge
@@ -196,6 +205,8 @@ class Desk:
             misses={tier: count for (tier, result), count in tally.lookups.items() if result == "miss"},
             refusals={f"{tier}: {reason}": count for (tier, reason), count in tally.refusals.items()},
             dropped=dropped(self.library),
+            joined=joined_report(self.flights),
+            store=store_report(self.store()),
             saved_tokens=tally.saved_tokens.total(),
             saved_s=sum(tally.saved_s.values()),
             saved_usd=tally.saved_nano_usd.total() / 1e9,

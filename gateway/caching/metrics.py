@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
+from cache.journal.seam import JournalStatus
 from cache.planted import Share
 from gateway.caching.desk import Desk, dropped
+from gateway.caching.flights import Flights
 from gateway.caching.judge import Labeller
 from gateway.caching.tally import Tally
 from gateway.telemetry import Telemetry, cache_series
@@ -21,6 +23,8 @@ def watch_cache(telemetry: Telemetry, desk: Desk) -> None:
     """Fill the metrics from one worker's cache at each snapshot."""
     _watch_tally(telemetry, desk.tally)
     _watch_library(telemetry, desk)
+    _watch_flights(telemetry, desk.flights)
+    _watch_store(telemetry, desk.store)
     if desk.labeller is not None:
         _watch_labels(telemetry, desk.labeller)
 
@@ -60,6 +64,18 @@ def _watch_library(telemetry: Telemetry, desk: Desk) -> None:
     telemetry.watch(cache_series.COHORTS.name, cohorts)
     telemetry.watch(cache_series.BOUND.name, bounds)
     telemetry.watch(cache_series.AUDITED.name, audited)
+
+
+def _watch_flights(telemetry: Telemetry, flights: Flights) -> None:
+    telemetry.watch(cache_series.JOINED.name, lambda: [((), flights.joined)])
+    telemetry.watch(cache_series.TAKEN_OVER.name, lambda: [((), flights.taken_over)])
+    telemetry.watch(cache_series.JOINED_BYTES.name, lambda: [((), flights.held_bytes)])
+
+
+def _watch_store(telemetry: Telemetry, store: Callable[[], JournalStatus]) -> None:
+    telemetry.watch(cache_series.STORE_AWAY.name, lambda: [((), store().away_s)])
+    telemetry.watch(cache_series.STORE_WAITING.name, lambda: [((), store().waiting)])
+    telemetry.watch(cache_series.STORE_DROPPED.name, lambda: [((), store().dropped)])
 
 
 def _watch_labels(telemetry: Telemetry, labeller: Labeller) -> None:

@@ -96,14 +96,23 @@ class Caching:
             labeller = self._labeller = self._labels(calls, rng, telemetry.label_lag)
             self._semantic = Semantic(self._library, labeller, tally, self._tell, rng, wall_s, bound.neighbours)
         judge = semantic.judge.deployment or ""
+        flights = Flights(config.server.sse_keepalive_s)
         self.desk = Desk(
-            self._library, self._tell, tally, self._labeller, judge=judge, worker_id=worker_id, spread=spread
+            self._library,
+            self._tell,
+            tally,
+            flights,
+            self._journal.status,
+            self._labeller,
+            judge=judge,
+            worker_id=worker_id,
+            spread=spread,
         )
         self.front = ResponseCache(
             options,
             self._places,
             self._library,
-            Flights(config.server.sse_keepalive_s),
+            flights,
             self._semantic,
             self.desk,
             tally,

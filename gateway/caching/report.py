@@ -8,9 +8,11 @@ from collections.abc import Iterable
 from pydantic import BaseModel
 
 from cache.answer import text_of
+from cache.journal.seam import JournalStatus
 from cache.library import Held
 from cache.planted import Share
 from cache.semantics.seam import CohortStatus, State
+from gateway.caching.flights import Flights
 
 
 class ErrorReport(BaseModel):
@@ -57,6 +59,32 @@ class JudgeReport(BaseModel):
     """Known pairs that do not: what it takes for the same is a wrong hit that nobody notices."""
 
 
+class JoinedReport(BaseModel):
+    calls: int
+    """That went along with another one, which asked the same at the same time."""
+    taken_over: int
+    """Of these, made anew, as the one before had failed."""
+    size_bytes: int
+    """Of memory, now, for calls that may yet go along."""
+
+
+class StoreReport(BaseModel):
+    kind: str
+    """memory, sqlite or redis."""
+    away: int
+    """Workers for which it is not to be had."""
+    away_s: float
+    """For how long, in that which misses it longest."""
+    reason: str
+    """Why; empty: it is there."""
+    waiting: int
+    """Records that it has not confirmed."""
+    dropped: int
+    """Records that were lost, as too many waited."""
+    skipped: int
+    """Records in it that could not be read."""
+
+
 class CacheReport(BaseModel):
     workers: list[int]
     """The workers whose numbers are in this sum."""
@@ -70,6 +98,8 @@ class CacheReport(BaseModel):
     refusals: dict[str, int]
     """By tier and reason."""
     dropped: dict[str, int]
+    joined: JoinedReport
+    store: StoreReport
     saved_tokens: int
     saved_s: float
     saved_usd: float
@@ -134,6 +164,22 @@ def entry_report(held: Held, *, texts: bool) -> EntryReport:
     )
 
 
+def joined_report(flights: Flights) -> JoinedReport:
+    return JoinedReport(calls=flights.joined, taken_over=flights.taken_over, size_bytes=flights.held_bytes)
+
+
+def store_report(status: JournalStatus) -> StoreReport:
+    return StoreReport(
+        kind=status.name,
+        away=int(status.state == "away"),
+        away_s=status.away_s,
+        reason=status.reason,
+        waiting=status.waiting,
+        dropped=status.dropped,
+        skipped=status.skipped,
+    )
+
+
 def error_report(share: Share) -> ErrorReport:
     return ErrorReport(wrong=share.wrong, of=share.of, low=share.low, high=share.high)
 
@@ -175,11 +221,28 @@ def _add(total: CacheReport, one: CacheReport) -> None:
         _sum(getattr(total, name), getattr(one, name))
     for reason, count in one.dropped.items():
         total.dropped[reason] = max(total.dropped.get(reason, 0), count)
+    total.joined.calls += one.joined.calls
+    total.joined.taken_over += one.joined.taken_over
+    total.joined.size_bytes += one.joined.size_bytes
+    total.store = _of_both(total.store, one.store)
     total.saved_tokens += one.saved_tokens
     total.saved_s += one.saved_s
     total.saved_usd += one.saved_usd
     _add_cohorts(total.cohorts, one.cohorts)
     _add_judge(total.judge, one.judge)
+
+
+def _of_both(one: StoreReport, other: StoreReport) -> StoreReport:
+    """Of the records in it, all have read the same."""
+    longest = max(one, other, key=lambda each: (each.away, each.away_s))
+    return longest.model_copy(
+        update={
+            "away": one.away + other.away,
+            "waiting": one.waiting + other.waiting,
+            "dropped": one.dropped + other.dropped,
+            "skipped": max(one.skipped, other.skipped),
+        }
+    )
 
 
 def _add_cohorts(total: list[CohortReport], more: list[CohortReport]) -> None:

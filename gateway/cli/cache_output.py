@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from gateway.caching.report import CacheReport, CohortReport, EntryReport, ErrorReport
+from gateway.caching.report import CacheReport, CohortReport, EntryReport, ErrorReport, JoinedReport, StoreReport
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,6 +26,8 @@ def _figures(found: CacheReport) -> Table:
         ("misses", _counts(found.misses)),
         ("refusals", _counts(found.refusals)),
         ("dropped", _counts(found.dropped)),
+        ("joined", _joined(found.joined)),
+        ("store", _store(found.store)),
         ("saved", f"{found.saved_tokens} tokens, {found.saved_s:.1f} s of engines, {found.saved_usd:.4f} USD"),
         ("labels", f"{_counts(judge.labels)}; {judge.waiting} waiting, {judge.dropped} dropped"),
     ]
@@ -36,6 +38,18 @@ def _figures(found: CacheReport) -> Table:
             ("its error", f"on equal pairs {_error(judge.same)}, on different ones {_error(judge.different)}"),
         ]
     return _of_rows(rows)
+
+
+def _joined(joined: JoinedReport) -> str:
+    anew = f", {joined.taken_over} made anew" if joined.taken_over else ""
+    now = f"; {size(joined.size_bytes)} for more of them" if joined.size_bytes else ""
+    return f"{joined.calls} calls to others that asked the same{anew}{now}"
+
+
+def _store(store: StoreReport) -> str:
+    state = f"away for {store.away_s:.0f} s in {store.away} workers ({store.reason})" if store.away else "ok"
+    skipped = f", {store.skipped} cannot be read" if store.skipped else ""
+    return f"{store.kind}: {state}; {store.waiting} records waiting, {store.dropped} lost{skipped}"
 
 
 def _cohorts(found: CacheReport) -> Table:

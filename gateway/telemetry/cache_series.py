@@ -93,6 +93,49 @@ AUDITED = Series(
     spill=("tenant", "deployment"),
     max_children=150,
 )
+JOINED = Series(
+    "headrace_cache_joined_total",
+    Kind.COUNTER,
+    "Calls that went along with another one, which asked the same at the same time.",
+    (),
+    "calls",
+)
+TAKEN_OVER = Series(
+    "headrace_cache_taken_over_total",
+    Kind.COUNTER,
+    "Calls that one of those that went along made anew, as the one before had failed.",
+    (),
+    "calls",
+)
+JOINED_BYTES = Series(
+    "headrace_cache_joined_bytes",
+    Kind.GAUGE,
+    "Memory for answers under way, for calls that may yet go along.",
+    (),
+    "bytes",
+)
+STORE_AWAY = Series(
+    "headrace_cache_store_away_seconds",
+    Kind.GAUGE,
+    "For how long the store of the response cache was not to be had, in that worker which misses it longest; 0: it is.",
+    (),
+    "seconds",
+    fold=Fold.MAX,
+)
+STORE_WAITING = Series(
+    "headrace_cache_store_waiting",
+    Kind.GAUGE,
+    "Records of the response cache that its store has not confirmed.",
+    (),
+    "records",
+)
+STORE_DROPPED = Series(
+    "headrace_cache_store_dropped_total",
+    Kind.COUNTER,
+    "Records of the response cache that were lost, as too many waited for its store.",
+    (),
+    "records",
+)
 LABELS = Series(
     "headrace_cache_labels_total",
     Kind.COUNTER,
@@ -162,6 +205,12 @@ CACHE: Final = (
     COHORTS,
     BOUND,
     AUDITED,
+    JOINED,
+    TAKEN_OVER,
+    JOINED_BYTES,
+    STORE_AWAY,
+    STORE_WAITING,
+    STORE_DROPPED,
     LABELS,
     LABELS_WAITING,
     LABELS_DROPPED,

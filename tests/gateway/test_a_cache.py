@@ -94,6 +94,7 @@ async def test_calls_that_ask_the_same_at_once_are_one_to_the_engine() -> None:
         assert engine.stats.requests == 1
         records = await server.records(10)
         assert sorted(record["cache"] for record in records) == ["hit"] * 9 + ["miss"]
+        assert (await server.metrics())["headrace_cache_joined_total"] == 9
 
 
 async def test_who_asked_first_may_hang_up_and_the_others_get_the_answer() -> None:

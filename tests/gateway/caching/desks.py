@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from cache.entry import Added, Entry, Record
+from cache.journal.memory import MemoryJournal
+from cache.journal.seam import JournalStatus
 from cache.library import Library
 from cache.semantics.cohort import Cohort
 from cache.semantics.seam import Bound
 from gateway.caching.desk import Desk, Spread
+from gateway.caching.flights import Flights
 from gateway.caching.judge import Labeller
 from gateway.caching.tally import Tally
 from tests.gateway.caching.labelling import answer
@@ -53,6 +57,7 @@ def desk_of(
     judge: str = "",
     worker_id: int = 0,
     spread: Spread | None = None,
+    store: Callable[[], JournalStatus] | None = None,
 ) -> Desk:
     """told: gets every record besides the library."""
     kept = library or library_of(*entries)
@@ -63,4 +68,15 @@ def desk_of(
         if told is not None:
             told.append(record)
 
-    return Desk(kept, tell, Tally(), labeller, judge=judge, worker_id=worker_id, spread=spread, wall_s=lambda: NOW)
+    return Desk(
+        kept,
+        tell,
+        Tally(),
+        Flights(15.0),
+        store or MemoryJournal().status,
+        labeller,
+        judge=judge,
+        worker_id=worker_id,
+        spread=spread,
+        wall_s=lambda: NOW,
+    )

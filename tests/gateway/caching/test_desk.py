@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from cache.entry import Judged, Purged, Quarantined, Record, Selector
+from cache.journal.sqlite import SqliteJournal
 from cache.semantics.seam import CohortStatus
 from gateway.caching.desk import REPORT
 from gateway.caching.judge import Labeller
@@ -17,6 +19,7 @@ from gateway.caching.metrics import watch_cache
 from gateway.caching.places import EVERYBODY
 from gateway.caching.report import CacheReport, merge_reports
 from gateway.cli import app
+from gateway.cli.cache_output import summary
 from gateway.clock import RealClock
 from gateway.config.cache_options import JudgeOptions
 from gateway.errors import NotFound
@@ -234,6 +237,7 @@ async def test_metrics_tell_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> Non
         labeller.error.learn("x", same=False, said=True)
         labeller.asked["same"] += 1
         labeller.nano_usd = 5_000_000
+        desk.flights.joined, desk.flights.taken_over = 3, 1
         desk.tally.looked_up("semantic", hit=True)
         desk.tally.refused("store", "truncated")
         desk.tally.saved(entry(1))
@@ -255,6 +259,12 @@ async def test_metrics_tell_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> Non
             f'headrace_cache_audited_error_ratio{{{cohort},estimate="observed",tenant="default"}}': 0.05,
             f'headrace_cache_audited_error_ratio{{{cohort},estimate="low",tenant="default"}}': 0.001,
             f'headrace_cache_audited_error_ratio{{{cohort},estimate="high",tenant="default"}}': 0.25,
+            "headrace_cache_joined_total": 3,
+            "headrace_cache_taken_over_total": 1,
+            "headrace_cache_joined_bytes": 0,
+            "headrace_cache_store_away_seconds": 0,
+            "headrace_cache_store_waiting": 0,
+            "headrace_cache_store_dropped_total": 0,
             'headrace_cache_labels_total{label="rules",wish="miss"}': 1,
             "headrace_cache_labels_waiting": 1,
             "headrace_cache_labels_dropped_total": 0,
@@ -271,6 +281,32 @@ async def test_metrics_tell_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> Non
         assert desk.report().cohorts[0].stated_bound == 1.0
 
 
+async def test_a_store_that_is_away_is_told_of_with_what_waits_for_it(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("not a folder")
+    now_s = [NOW]
+    journal = SqliteJournal(tmp_path / "state" / "cache.sqlite", lambda: now_s[0])
+    desk, other = desk_of(entry(1), store=journal.status), desk_of(entry(1), worker_id=1)
+    await journal.start(desk.library, 10.0)
+    try:
+        journal.append(Quarantined((entry(2).id,), NOW, "ops"))
+        now_s[0] += 90.0
+        report = merge_reports([other.report(), desk.report()])
+        store = report.store
+        assert (store.kind, store.away, store.away_s, store.waiting, store.dropped) == ("sqlite", 1, 90.0, 1, 0)
+        assert str(tmp_path) in store.reason
+        (figures,) = summary(report)
+        said = dict(zip(*(list(column.cells) for column in figures.columns), strict=True))
+        assert f"{said['store']}".startswith("sqlite: away for 90 s in 1 workers (")
+        assert f"{said['store']}".endswith("; 1 records waiting, 0 lost")
+        async with engine_running() as engine, serving(config_of(engine)) as server:
+            watch_cache(server.gateway.telemetry, desk)
+            found = await server.metrics()
+        assert found["headrace_cache_store_away_seconds"] == 90
+        assert found["headrace_cache_store_waiting"] == 1
+    finally:
+        await journal.aclose()
+
+
 # The command
 
 
@@ -283,7 +319,8 @@ async def test_the_command_shows_purges_and_inspects(monkeypatch: pytest.MonkeyP
         at = ("--url", server.url, "--key", "sk-ops")
         shown = await asyncio.to_thread(cli, "stats", *at)
         assert shown.exit_code == 0, shown.output
-        for part in ("entries", "in 1 workers of 1.0 MiB each", "certified", "1.00%", "not known", "cold", "judge"):
+        parts = ("entries", "in 1 workers of 1.0 MiB each", "certified", "1.00%", "not known", "cold", "judge")
+        for part in (*parts, "memory: ok; 0 records waiting, 0 lost", "0 calls to others that asked the same"):
             assert part in shown.output
         as_json = await asyncio.to_thread(cli, "stats", "--json", *at)
         assert CacheReport.model_validate_json(as_json.output).entries == 2
