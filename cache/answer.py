@@ -20,6 +20,8 @@ from cache.shapes import (
     NOTHING,
     NULL,
     PIECE,
+    SSE_DATA,
+    TEXTS,
     USAGE,
     Fields,
     Layout,
@@ -27,6 +29,7 @@ from cache.shapes import (
     decode_list,
     decode_text,
     encode,
+    lasting,
     layout_of,
     shape_of,
     take_piece,
@@ -43,6 +46,7 @@ STEP_BASE: Final = 32
 _ENDED: Final = frozenset({"stop", "tool_calls", "function_call", "eos_token", "stop_sequence", "end_turn"})
 _TRUNCATED: Final = frozenset({"length", "max_tokens", "model_length", "max_output_tokens"})
 _FILTERED: Final = frozenset({"content_filter", "safety", "recitation", "guardrail_intervened"})
+_ABSENT: Final = msgspec.Raw(NULL)
 _BOM: Final = b"\xef\xbb\xbf"
 _LINE_END: Final = re.compile(rb"\r\n?")
 _GROWS: Final = re.compile(
@@ -62,10 +66,14 @@ class Tokens(msgspec.Struct, frozen=True):
     completion: int = 0
 
 
+NOT_COUNTED: Final = Tokens()
+
+
 class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What an engine answered, in the form in which it did, but for what belongs to that one call.
 
-    shapes: of a whole answer its one shape; of a stream those of its events. See `cache.shapes`.
+    shapes: of a whole answer its one body, as it came: it is taken apart when it is told again. Of a stream those of
+            its events; see `cache.shapes`.
     steps:  of a stream, its events, separated by LF: the number of the shape as one byte, and the piece that fills it.
     """
 
@@ -78,7 +86,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     prompt_tokens: int
     completion_tokens: int
     usage: bytes
-    """A JSON object, with the whole prompt marked as cached."""
+    """Of a stream: a JSON object, with the whole prompt marked as cached."""
     shapes: tuple[bytes, ...]
     steps: bytes = b""
     usage_shape: bytes = b""
@@ -102,11 +110,13 @@ def assemble(
     counted:   if the answer says nothing of usage.
     gap_s:     see `Answer`.
     """
+    kind = "chat" if operation.startswith("chat") else "completions"
     try:
         str(body, "utf-8")
-        reader = _Reader("chat" if operation.startswith("chat") else "completions", streamed=stream)
-        refused = reader.read_stream(body) if stream else reader.read_whole(body)
-        return refused or reader.answer(counted or Tokens(), gap_s)
+        if not stream:
+            return _read_whole(kind, body, counted or NOT_COUNTED, gap_s)
+        reader = _Reader(kind)
+        return reader.read(body) or reader.answer(counted or NOT_COUNTED, gap_s)
     except (*MALFORMED, KeyError):
         return "unreadable"
 
@@ -115,7 +125,7 @@ def message_of(answer: Answer) -> Message:
     """What it says."""
     message = Message()
     if not answer.streamed:
-        for choice in _choices(NOTHING.fill(answer.shapes[0])):
+        for choice in _choices(answer.shapes[0]):
             _add(message, choice, "message")
         return message
     filled = [NOTHING.fill(shape) for shape in answer.shapes]
@@ -151,16 +161,78 @@ def text_of(answer: Answer) -> str:
 
 def bodies_of(answer: Answer) -> Iterator[Fields]:
     """Its JSON bodies without what they say, each kind once."""
+    if not answer.streamed:
+        yield lasting(decode_fields(answer.shapes[0]))
+        return
     for shape in answer.shapes:
         yield decode_fields(NOTHING.fill(shape).replace(PIECE, b'""'))
 
 
+class _Said(msgspec.Struct):
+    content: msgspec.Raw = _ABSENT
+    tool_calls: msgspec.Raw = _ABSENT
+    function_call: msgspec.Raw = _ABSENT
+
+
+class _Choice(msgspec.Struct):
+    message: _Said | None = None
+    text: msgspec.Raw = _ABSENT
+    finish_reason: str | None = None
+
+
+class _Used(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: dict[str, msgspec.Raw] | None = None
+
+
+class _Whole(msgspec.Struct):
+    """What has to be known of a whole answer in order to keep it."""
+
+    choices: list[_Choice] | None = None
+    object: msgspec.Raw = _ABSENT
+    error: msgspec.Raw = _ABSENT
+    model: str | None = None
+    usage: _Used | None = None
+
+
+_decode_whole: Final = msgspec.json.Decoder(_Whole).decode
+
+
+def _read_whole(operation: str, body: bytes, counted: Tokens, gap_s: float) -> Answer | Refused:
+    whole = _decode_whole(body)
+    if _is_error(whole.error, whole.object):
+        return "error"
+    choices = whole.choices
+    if choices is None or len(choices) != 1:
+        return "n" if choices else "unreadable"
+    choice, used = choices[0], whole.usage
+    reason = choice.finish_reason or ""
+    refused = _judge(reason)
+    if refused is not None:
+        return refused
+    prompt, completion = counted.prompt, counted.completion
+    if used is not None:
+        prompt, completion = max(0, used.prompt_tokens or 0), max(0, used.completion_tokens or 0)
+    model = whole.model or ""
+    answer = Answer(operation, False, model, reason, prompt, completion, b"", (body,), gap_s=gap_s)
+    return answer if _is_plain(choice) or message_of(answer).says_something else "empty"
+
+
+def _is_plain(choice: _Choice) -> bool:
+    """Whether it is a text, and nothing else."""
+    said = choice.message
+    if said is not None and (said.tool_calls is not _ABSENT or said.function_call is not _ABSENT):
+        return False
+    text = bytes(choice.text if said is None else said.content)
+    return text.startswith(b'"') and text != b'""'
+
+
 @dataclass(slots=True)
 class _Reader:
-    """One answer as it is read."""
+    """One stream as it is read."""
 
     operation: str
-    streamed: bool
     model: str = ""
     finish_reason: str = ""
     usage: Fields | None = None
@@ -169,41 +241,41 @@ class _Reader:
     steps: list[bytes] = field(default_factory=list)
     done: bool = False
     _layouts: list[Layout] = field(default_factory=list)
+    _says: bool = False
+    """Whether it says something, as far as is known: some text is not empty."""
 
-    def read_whole(self, body: bytes) -> Refused | None:
-        fields = decode_fields(body)
-        if _fails(fields):
-            return "error"
-        choices = decode_list(fields["choices"])
-        if len(choices) != 1:
-            return "n" if choices else "unreadable"
-        self._note(fields)
-        self._end(choices[0])
-        self.shapes[shape_of(fields)] = 0
-        return self._judge()
-
-    def read_stream(self, body: bytes) -> Refused | None:
-        for data in _events(body):
+    def read(self, body: bytes) -> Refused | None:
+        known: Layout | None = None
+        for event in _events(body):
+            # Most are laid out as the one before, which is read ten times as fast.
+            if known is not None and (piece := known.piece(event)) is not None and not self.done:
+                self.steps.append(known.step + piece)
+                continue
+            data = _data(event)
+            if not data:
+                continue
             if self.done:
                 return "unreadable"
             if data == b"[DONE]":
                 self.done = True
-            elif not self._known(data) and (refused := self._read_event(data)) is not None:
+                continue
+            known = self._known(event)
+            if known is None and (refused := self._read_event(data)) is not None:
                 return refused
-        return self._judge() if self.done else "incomplete"
+        return _judge(self.finish_reason) if self.done else "incomplete"
 
-    def _known(self, data: bytes) -> bool:
-        """Whether the event is laid out as one before it, which is read five times as fast."""
+    def _known(self, event: bytes) -> Layout | None:
+        """How it is laid out, if one before it was."""
         for layout in self._layouts:
-            piece = layout.piece(data)
+            piece = layout.piece(event)
             if piece is not None:
                 self.steps.append(layout.step + piece)
-                return True
-        return False
+                return layout
+        return None
 
     def _read_event(self, data: bytes) -> Refused | None:
         fields = decode_fields(data)
-        if _fails(fields):
+        if _is_error(fields.get("error", NULL), fields.get("object", NULL)):
             return "error"
         choices = decode_list(fields["choices"])
         if len(choices) > 1 or (choices and bytes(choices[0].get("index", b"0")) != b"0"):
@@ -222,6 +294,7 @@ class _Reader:
         step = self._append({**fields, "choices": msgspec.Raw(b"[%b]" % shape)}, piece, null_usage=not told)
         if step is None:
             return "unreadable"
+        self._says = self._says or (name in TEXTS and len(piece) > len('""'))
         if not self.finish_reason and (layout := layout_of(data, name, piece, step)) is not None:
             self._layouts = [layout, *self._layouts[:3]]
         return None
@@ -256,22 +329,14 @@ class _Reader:
         if reason is not None and bytes(reason) != NULL:
             self.finish_reason = decode_text(reason)
 
-    def _judge(self) -> Refused | None:
-        reason = self.finish_reason.lower()
-        if reason in _TRUNCATED:
-            return "truncated"
-        if reason in _FILTERED:
-            return "filtered"
-        return None if reason in _ENDED else "incomplete"
-
     def answer(self, counted: Tokens, gap_s: float) -> Answer | Refused:
-        prompt, completion, usage = _mark(self.usage, counted)
+        prompt, completion, usage = mark(self.usage, counted)
         shapes = tuple(self.shapes)
         if self.usage_shape:  # the last count on the way was not the end
             shapes = tuple([shape.replace(b',"usage":' + USAGE, b"") for shape in shapes])
         answer = Answer(
             self.operation,
-            self.streamed,
+            True,
             self.model,
             self.finish_reason,
             prompt,
@@ -282,28 +347,39 @@ class _Reader:
             self.usage_shape,
             gap_s,
         )
-        return answer if message_of(answer).says_something else "empty"
+        says = self._says or message_of(answer).says_something
+        return answer if says else "empty"
 
 
-def _fails(fields: Fields) -> bool:
-    """Whether this is an error: `{"error": …}`, or the flat `{"object": "error", …}` of older vLLM and SGLang."""
-    return bytes(fields.get("error", NULL)) != NULL or bytes(fields.get("object", NULL)) == b'"error"'
+def _is_error(error: bytes | msgspec.Raw, kind: bytes | msgspec.Raw) -> bool:
+    """`{"error": …}`, or the flat `{"object": "error", …}` of older vLLM and SGLang."""
+    return bytes(error) != NULL or bytes(kind) == b'"error"'
 
 
-def _events(body: bytes) -> Iterator[bytes]:
-    """The data of each event that has any. The last one may lack its blank line."""
+def _judge(finish_reason: str) -> Refused | None:
+    reason = finish_reason.lower()
+    if reason in _ENDED:
+        return None
+    if reason in _TRUNCATED:
+        return "truncated"
+    return "filtered" if reason in _FILTERED else "incomplete"
+
+
+def _events(body: bytes) -> list[bytes]:
+    """The last one may lack its blank line."""
     if b"\r" in body:
         body = _LINE_END.sub(b"\n", body)
-    for event in body.removeprefix(_BOM).split(b"\n\n"):
-        if event.startswith(b"data: ") and b"\n" not in event:
-            yield event[6:]
-            continue
-        lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
-        if lines:
-            yield b"\n".join(lines)
+    return body.removeprefix(_BOM).split(b"\n\n")
 
 
-def _mark(told: Fields | None, counted: Tokens) -> tuple[int, int, bytes]:
+def _data(event: bytes) -> bytes:
+    if event.startswith(SSE_DATA) and b"\n" not in event:
+        return event[len(SSE_DATA) :]
+    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+def mark(told: Fields | None, counted: Tokens) -> tuple[int, int, bytes]:
     """Tokens of prompt and completion, and the usage to tell of, in which the whole prompt was cached.
 
     Raises:

@@ -11,9 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from cache.answer import STEP_BASE, Answer, bodies_of, message_of
+from cache.answer import STEP_BASE, Answer, Tokens, bodies_of, mark, message_of
 from cache.message import Message, cut
-from cache.shapes import CREATED, ID, MODEL, NULL, PIECE, USAGE, Filling, decode_list, encode, to_object
+from cache.shapes import (
+    CREATED,
+    ID,
+    MODEL,
+    NULL,
+    PIECE,
+    USAGE,
+    Filling,
+    decode_fields,
+    decode_list,
+    encode,
+    shape_of,
+    to_object,
+)
 
 DONE: Final = b"data: [DONE]\n\n"
 _WHOLE: Final = {"chat": b'"chat.completion"', "completions": b'"text_completion"'}
@@ -26,7 +39,7 @@ _Parts = list[tuple[str, bytes]]
 def as_json(answer: Answer, new_id: str, created: int, *, model: str = "") -> bytes:
     """The answer as one JSON body."""
     filling = _filling(answer, new_id, created, model)
-    return filling.fill(_whole_shape(answer) if answer.streamed else answer.shapes[0])
+    return filling.fill(_whole_shape(answer) if answer.streamed else shape_of(decode_fields(answer.shapes[0])))
 
 
 def as_events(
@@ -57,7 +70,14 @@ def usage_event(answer: Answer, new_id: str, created: int, *, model: str = "") -
 
 
 def _filling(answer: Answer, new_id: str, created: int, model: str) -> Filling:
-    return Filling(encode(new_id), b"%d" % created, encode(model or answer.model), answer.usage)
+    return Filling(encode(new_id), b"%d" % created, encode(model or answer.model), answer.usage or _usage(answer))
+
+
+def _usage(answer: Answer) -> bytes:
+    """Of an answer that came whole."""
+    told = decode_fields(answer.shapes[0]).get("usage", NULL)
+    counted = Tokens(answer.prompt_tokens, answer.completion_tokens)
+    return mark(decode_fields(told) if bytes(told) != NULL else None, counted)[2]
 
 
 def _event(body: bytes) -> bytes:

@@ -7,7 +7,7 @@ out again byte for byte. A hole is a control character, which valid JSON never h
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -30,6 +30,9 @@ _DROPPED: Final = frozenset({"timings", "obfuscation"})
 _PLAIN: Final = rb'[^"\\\x00-\x1f]*'
 _STRING: Final = re.compile(rb'"%b(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})%b)*"' % (_PLAIN, _PLAIN))
 
+_is_string: Final = _STRING.fullmatch
+SSE_DATA: Final = b"data: "
+
 decode_fields = msgspec.json.Decoder(Fields).decode
 decode_list = msgspec.json.Decoder(list[Fields]).decode
 decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -39,9 +42,14 @@ encode = msgspec.json.encode
 MALFORMED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def shape_of(fields: Mapping[str, bytes | msgspec.Raw]) -> bytes:
+def shape_of(fields: Fields) -> bytes:
     """The shape of a body or an event: holes for what each answer has of its own, the rest as it is."""
-    return to_object((name, _HOLES.get(name) or value) for name, value in fields.items() if name not in _DROPPED)
+    return to_object((name, _HOLES.get(name) or value) for name, value in lasting(fields).items())
+
+
+def lasting(fields: Fields) -> Fields:
+    """What speaks of the answer rather than of how it came about."""
+    return fields if _DROPPED.isdisjoint(fields) else {name: fields[name] for name in fields if name not in _DROPPED}
 
 
 def to_object(fields: Iterable[tuple[str, bytes | msgspec.Raw]]) -> bytes:
@@ -96,19 +104,20 @@ def _take_arguments(delta: Fields) -> tuple[bytes, bytes, str]:
 
 
 class Layout(NamedTuple):
-    """An event as it came, around its piece. Another one between the same bytes has the same shape."""
+    """An event of one line as it came, around its piece. Another one between the same bytes has the same shape."""
 
     head: bytes
     tail: bytes
     step: bytes
     """What stands for its shape."""
 
-    def piece(self, data: bytes) -> bytes | None:
+    def piece(self, event: bytes) -> bytes | None:
         """The piece of an event that is laid out so; None: it is not."""
-        if not (data.startswith(self.head) and data.endswith(self.tail)):
+        head, tail, _ = self
+        if not (event.startswith(head) and event.endswith(tail)):
             return None
-        piece = data[len(self.head) : len(data) - len(self.tail)]
-        return piece if _STRING.fullmatch(piece) else None
+        piece = event[len(head) : -len(tail)]
+        return piece if _is_string(piece) else None
 
 
 def layout_of(data: bytes, name: str, piece: bytes, step: bytes) -> Layout | None:
@@ -117,7 +126,7 @@ def layout_of(data: bytes, name: str, piece: bytes, step: bytes) -> Layout | Non
     if not name or data.count(sought) != 1:
         return None
     end = data.index(sought) + len(sought)
-    return Layout(data[: end - len(piece)], data[end:], step)
+    return Layout(SSE_DATA + data[: end - len(piece)], data[end:], step)
 
 
 class Filling(NamedTuple):

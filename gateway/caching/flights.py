@@ -6,8 +6,8 @@ fails before anything was sent, one of those that wait makes it anew, and the ot
 
     landed = await flights.fly(key, Seat(sink, asked), make)
 
-calls `make(fan)` for whoever is to make the call, in a task of its own, with a sink that leads to all; for the others
-it returns how that ended.
+calls `make(fan)` for whoever is to make the call, with a sink that leads to all; for the others it returns how that
+ended. A call that nobody joins costs next to nothing more: its pieces go straight through.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class Flights:
         if fan is None or not fan.joinable or len(fan.followers) >= MAX_FOLLOWERS:
             return await self._lead(key, self._new(key, seat), make)
         self.joined += 1
+        seat.wait()
         fan.board(seat)
         outcome = await self._follow(key, seat)
         if isinstance(outcome, Landed):
@@ -104,11 +105,11 @@ class Flights:
 
     async def _follow(self, key: bytes, seat: Seat) -> Landed | Fan:
         """How it ended; a fan: that this seat is to make the call, by that one."""
-        outcome = seat.outcome
+        outcome = seat.wait()
         try:
             while not outcome.done():
                 waits_whole = seat.asked.stream and seat.fan is not None and not seat.fan.streams
-                await _wait(outcome, seat, self._keepalive_s if waits_whole else None)
+                await asyncio.wait((outcome,), timeout=self._keepalive_s if waits_whole else None)
                 if waits_whole and not outcome.done():
                     start_events(seat.sink, seat.asked)
                     seat.sink.write(KEEPALIVE)
@@ -123,41 +124,34 @@ class Flights:
                 seat.fan.leave(seat)
 
     async def _lead(self, key: bytes, fan: Fan, make: Make) -> Landed:
-        loop, seat = asyncio.get_running_loop(), fan.pilot
-        seat.outcome = loop.create_future()
-        task = loop.create_task(make(fan))
-        fan.on_deserted = task.cancel
-        hung_up = False
+        """Make the call. If its client hangs up while others wait, it goes on for them."""
+        seat = fan.pilot
+        seat.outcome = None if fan.alone else asyncio.get_running_loop().create_future()
+        task = asyncio.current_task()
+        fan.on_deserted = task.cancel if task is not None else None
         try:
-            while not task.done():
-                try:
-                    await _wait(task, seat)
-                except asyncio.CancelledError:
-                    if hung_up:  # not by its client, which is gone: everything is to stop
-                        task.cancel()
-                    hung_up = True
-                    fan.leave(seat)
-            self._landed(key, fan, task)
-            if hung_up:
+            try:
+                landed = await make(fan)
+            except BaseException as error:
+                self._failed(key, fan, error)
+                raise
+            self._pass_on(key, fan, fan.settle(landed), 0, None)
+            if fan.hung_up:
                 raise asyncio.CancelledError
-            landed = task.result()
-            await seat.outcome  # its client has had all of it
+            if not fan.alone:
+                await seat.wait()  # its client has had all of it
             return landed
         finally:
             fan.on_deserted = None
             if seat.fan is fan:
                 fan.leave(seat)
 
-    def _landed(self, key: bytes, fan: Fan, task: asyncio.Task[Landed]) -> None:
-        """The call is over: nobody who waits for it is left waiting."""
-        error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        if error is None:
-            self._pass_on(key, fan, fan.settle(task.result()), 0, None)
-            return
-        begun = [seat for seat in fan.followers if seat.at]
+    def _failed(self, key: bytes, fan: Fan, error: BaseException) -> None:
+        """Nobody who waits for it is left waiting."""
         told = error if isinstance(error, Exception) else InternalError()
-        for seat in begun:
-            seat.fail(told)
+        for seat in fan.followers:
+            if seat.at:
+                seat.fail(told)
         self._pass_on(key, fan, [seat for seat in fan.followers if not seat.at], fan.failed + 1, told)
 
     def _pass_on(self, key: bytes, fan: Fan, waiting: list[Seat], failed: int, error: Exception | None) -> None:
@@ -177,21 +171,4 @@ class Flights:
             anew = self._new(key, pilot, failed)
             for seat in others:
                 anew.board(seat)
-            pilot.outcome.set_result(anew)
-
-
-async def _wait(until: asyncio.Future[Any], seat: Seat, timeout_s: float | None = None) -> None:
-    """Wait for something, or for so long.
-
-    Raises:
-        asyncio.CancelledError: the client of `seat` has hung up. One that closes its connection as soon as it has the
-            end of its answer has not.
-    """
-    try:
-        await asyncio.wait((until,), timeout=timeout_s)
-    except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if not seat.served or task is None:
-            raise
-        seat.served = False  # who is told twice has to stop
-        task.uncancel()
+            pilot.take_over(anew)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -24,10 +23,11 @@ if TYPE_CHECKING:
 
 DONE: Final = b"data: [DONE]"
 MISS: Final = answer_lines("miss")
+GRANT_BYTES: Final = 4096
+"""Of memory that a flight takes at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class Landed:
+class Landed(NamedTuple):
     """How a flight ended.
 
     answer: as it may be kept, or why it is not; `large`: it took more memory than there is for it.
@@ -52,13 +52,14 @@ class Seat:
     """One call of a flight. Implements `Flow` for its client.
 
     asked:   its lines say that the answer comes from another call; those of who makes the call say `miss`.
-    outcome: how the flight ended for it; a `Fan`: that it is to make the call itself, by that one.
+    outcome: how the flight ended for it; a `Fan`: that it is to make the call itself, by that one. None: it makes the
+             call for itself alone.
     """
 
     def __init__(self, sink: Sink, asked: Asked) -> None:
         self.sink = sink
         self.asked = asked
-        self.outcome: asyncio.Future[Landed | Fan] = asyncio.get_running_loop().create_future()
+        self.outcome: asyncio.Future[Landed | Fan] | None = None
         self.fan: Fan | None = None
         self.paused = False
         self.at = 0
@@ -81,11 +82,26 @@ class Seat:
         if self.asked.stream and fan.pilot is not self:
             self._filter = EventFilter(strip_usage=True) if not self.asked.wants_usage and fan.tells_usage else None
             self._lacks_usage = self.asked.wants_usage and not fan.tells_usage
+        self.sink.on_lost = self.lost
         self.sink.bind(self)
 
     def leave(self) -> None:
         self.fan = None
+        self.sink.on_lost = None
         self.sink.bind(None)
+
+    def wait(self) -> asyncio.Future[Landed | Fan]:
+        """From now on there is an outcome."""
+        if self.outcome is None:
+            self.outcome = asyncio.get_running_loop().create_future()
+        return self.outcome
+
+    def lost(self) -> bool:
+        """Its client is gone. Whether its call goes on all the same."""
+        fan = self.fan
+        if self.served or fan is None:
+            return self.served
+        return fan.pilot is self and fan.deserted_by_pilot()
 
     # Flow
 
@@ -120,16 +136,16 @@ class Seat:
             self.begin()
             self.sink.write(KEEPALIVE)
 
-    def advance(self, framed: bytes | None = None) -> None:
-        """Send what there is, as far as the client takes it. framed: the last piece as an HTTP chunk."""
+    def advance(self) -> None:
+        """Send what there is, as far as the client takes it."""
         fan = self.fan
-        if fan is None or self.asked.stream != fan.streams:
+        if fan is None or fan.alone or self.asked.stream != fan.streams:
             return
         while self.at < fan.count and not self.paused:
-            piece = fan.piece(self.at)
+            chunk = fan.chunk(self.at)
             self.at += 1
             self.begin()
-            self._write(piece, framed if self.at == fan.count else None)
+            self._write(payload_of(chunk), chunk)
         if fan.ended and self.at == fan.count:
             self._finish(fan)
 
@@ -150,31 +166,45 @@ class Seat:
             self.sink.write(fan.usage_event(fan.landed) + self._held)
             self._held = b""
         if not self._held:
-            self.sink.end()
-            self.served = not self.sink.gone
-        if fan.landed is not None and not self.outcome.done():
-            self.outcome.set_result(fan.landed)
+            self.end()
+        if fan.landed is not None:
+            self._tell(fan.landed)
+
+    def end(self) -> None:
+        self.sink.end()
+        self.served = not self.sink.gone
+
+    def _tell(self, outcome: Landed | Fan) -> None:
+        if self.outcome is not None and not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+    def take_over(self, fan: Fan) -> None:
+        self._tell(fan)
 
     def fail(self, error: Exception) -> None:
-        if not self.outcome.done():
+        if self.outcome is not None and not self.outcome.done():
             self.outcome.set_exception(error)
 
     def play(self, landed: Landed) -> bool:
         """Give it the whole answer in its own form; whether there is one."""
-        if not isinstance(landed.answer, Answer) or self.outcome.done():
-            return self.outcome.done()
+        if self.outcome is not None and self.outcome.done():
+            return True
+        if not isinstance(landed.answer, Answer):
+            return False
         play(landed.answer, self.sink, self.asked)
         self.served = not self.sink.gone
-        self.outcome.set_result(landed)
+        self._tell(landed)
         return True
 
 
 class Fan:
     """Takes the answer to one call to all that wait for it. Implements `Sink`.
 
-    pilot:  the seat of who makes the call.
-    others: those that want the answer in another form; they get it when it is whole.
-    failed: calls in a row before this one that came to nothing.
+    pilot:    the seat of who makes the call.
+    alone:    nobody has come to it: everything goes straight to the pilot's client, and is only noted.
+    others:   those that want the answer in another form; they get it when it is whole.
+    failed:   calls in a row before this one that came to nothing.
+    hung_up:  the pilot's client is gone, and the call goes on for others.
     """
 
     def __init__(self, pilot: Seat, budget: Budget, failed: int = 0) -> None:
@@ -182,26 +212,31 @@ class Fan:
         self.failed = failed
         self.streams = pilot.asked.stream
         self.tells_usage = pilot.asked.wants_usage
-        self.live: list[Seat] = []
+        self.alone = True
+        self.live: list[Seat] = [pilot]
         self.others: list[Seat] = []
         self.head: tuple[int, bytes, int | None] | None = None
         self.ended = False
         self.landed: Landed | None = None
         self.overflown = False
         self.closed = False
+        self.hung_up = False
         self.on_deserted: Callable[[], object] | None = None
-        self.splice = None
+        self.splice: Callable[[bytes], None] | None = None
+        self.on_lost: Callable[[], bool] | None = None
         self.extra_lines = b""
         self._budget = budget
         self._held_bytes = 0
-        self._pieces: list[bytes] = []
+        self._granted_bytes = 0
+        self._chunks: list[bytes] = []
+        """As they go over HTTP/1.1."""
         self._dropped = 0
-        """Pieces that everybody has had, and that are kept no more."""
+        """Those that everybody has had, and that are kept no more."""
         self._opening = b""
         """The first piece."""
         self._flow: Flow | None = None
         self._waits = False
-        self.board(pilot)
+        pilot.board(self)
 
     def __repr__(self) -> str:
         state = "landed" if self.landed else "ended" if self.ended else "waiting" if self._waits else "flying"
@@ -219,12 +254,21 @@ class Fan:
         return [seat for seat in (*self.live, *self.others) if seat is not self.pilot]
 
     def board(self, seat: Seat) -> None:
+        """Take one more along."""
+        if self.alone:
+            self.alone = False
+            self.pilot.at = self.count
+            self.pilot.wait()
+            if self.splice is not None:
+                self.splice = self._splice_to_all
+            if self.ended:
+                self.pilot.advance()
         seat.board(self)
         if seat.asked.stream != self.streams:
             self.others.append(seat)
             return
         self.live.append(seat)
-        if self.head is not None and seat is not self.pilot:
+        if self.head is not None:
             seat.begin()
         seat.advance()
 
@@ -238,6 +282,17 @@ class Fan:
         self.balance()
         if not self.live and not self.others:
             self._close()
+
+    def deserted_by_pilot(self) -> bool:
+        """Its client is gone. Whether the call goes on, for others; else nobody can join it any more."""
+        if self.landed is not None:
+            return False
+        if not self.followers:
+            self.closed = True
+            return False
+        self.hung_up = True
+        self.leave(self.pilot)
+        return True
 
     # Sink
 
@@ -271,20 +326,63 @@ class Fan:
             for seat in (*self.live,):
                 seat.comment()
             return
+        chunk = framed if framed is not None else b"%x\r\n%b\r\n" % (len(payload), payload)
+        self._opening = self._opening or payload
+        if self.alone:
+            self._note(chunk)
+            sink = self.pilot.sink
+            if not sink.started:
+                self.pilot.begin()
+            sink.write(payload, framed)
+            if self.splice is None and sink.splice is not None:
+                self.splice = self._splice
+        else:
+            self._fan_out(chunk)
+
+    def _splice(self, chunk: bytes) -> None:
+        self._note(chunk)
+        self.pilot.sink.splice(chunk)  # type: ignore[misc]
+
+    def _splice_to_all(self, chunk: bytes) -> None:
+        self._fan_out(chunk)
+
+    def _note(self, chunk: bytes) -> None:
+        """Keep it for who comes later, and for the cache."""
+        self._held_bytes += len(chunk)
+        if self._held_bytes > self._granted_bytes:
+            self._grow()
+        if self.overflown:
+            self._dropped += 1 + len(self._chunks)
+            self._chunks.clear()
+        else:
+            self._chunks.append(chunk)
+
+    def _fan_out(self, chunk: bytes) -> None:
         if self.closed:
             return
-        if not self.overflown and not self._budget.take(len(payload), self._held_bytes):
-            self.overflown = True
-        if not self.overflown:
-            self._held_bytes += len(payload)
-        self._opening = self._opening or payload
-        self._pieces.append(payload)
+        self._held_bytes += len(chunk)
+        if self._held_bytes > self._granted_bytes:
+            self._grow()
+        self._chunks.append(chunk)
         for seat in (*self.live,):
-            seat.advance(framed)
+            seat.advance()
         self._trim()
+
+    def _grow(self) -> None:
+        if self.overflown:
+            return
+        need = self._held_bytes - self._granted_bytes
+        for more in (max(need, GRANT_BYTES), need):
+            if self._budget.take(more, self._granted_bytes):
+                self._granted_bytes += more
+                return
+        self.overflown = True
 
     def end(self) -> None:
         self.ended = True
+        if self.alone:
+            self.pilot.end()
+            return
         for seat in (*self.live,):
             seat.advance()
 
@@ -296,17 +394,17 @@ class Fan:
 
     @property
     def count(self) -> int:
-        """Pieces so far."""
-        return self._dropped + len(self._pieces)
+        """Chunks so far."""
+        return self._dropped + len(self._chunks)
 
-    def piece(self, at: int) -> bytes:
-        return self._pieces[at - self._dropped]
+    def chunk(self, at: int) -> bytes:
+        return self._chunks[at - self._dropped]
 
     def land(self, call: Call, record: Record) -> Landed:
         """The call is over: read what it brought. record: of who made it."""
         answer: Answer | Refused | Literal["large"] = "large"
         if not self.overflown:
-            body, usage = b"".join(self._pieces), record.usage
+            body, usage = b"".join([payload_of(chunk) for chunk in self._chunks]), record.usage
             counted = Tokens(usage.prompt_tokens, usage.completion_tokens)
             answer = assemble(call.operation, body, self.streams, counted=counted, gap_s=_gap_s(record))
         return Landed(answer, record)
@@ -327,8 +425,8 @@ class Fan:
     def _close(self) -> None:
         """Nobody is left."""
         self.closed = True
-        self._budget.give_back(self._held_bytes)
-        self._held_bytes = 0
+        self._budget.give_back(self._granted_bytes)
+        self._held_bytes = self._granted_bytes = 0
         if self.on_deserted is not None:
             self.on_deserted()
 
@@ -344,10 +442,15 @@ class Fan:
                 self._flow.resume()
 
     def _trim(self) -> None:
-        if self.overflown:
+        if self.overflown and not self.alone:
             had = min([seat.at for seat in self.live], default=self.count)
-            del self._pieces[: had - self._dropped]
+            del self._chunks[: had - self._dropped]
             self._dropped = had
+
+
+def payload_of(chunk: bytes) -> bytes:
+    """What is in a chunk of HTTP/1.1 that is whole and without extensions."""
+    return chunk[chunk.index(b"\r\n") + 2 : -2]
 
 
 def _gap_s(record: Record) -> float:

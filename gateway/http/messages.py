@@ -34,6 +34,8 @@ class Sink(Protocol):
 
     extra_lines: bytes
     """Header lines for the head, whatever the answer: ready lines, each ended by CRLF."""
+    on_lost: Callable[[], bool] | None
+    """Asked when the client goes away: whether its call goes on all the same, for others. None: it is cancelled."""
 
     @property
     def started(self) -> bool:

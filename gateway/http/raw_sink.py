@@ -34,6 +34,7 @@ class RawSink:
         "extra_lines",
         "gone",
         "keep_alive",
+        "on_lost",
         "splice",
         "started",
         "status",
@@ -53,6 +54,7 @@ class RawSink:
         self._flow: Flow | None = None
         self._paused = False
         self.keep_alive = keep_alive
+        self.on_lost: Callable[[], bool] | None = None
         self.splice: Callable[[bytes], None] | None = None
         self.started = False
         self.whole = False
@@ -125,14 +127,15 @@ class RawSink:
         if self._flow is not None:
             self._flow.resume()
 
-    def lost(self, why: str) -> None:
-        """The client is gone: what is still written goes nowhere."""
+    def lost(self, why: str) -> bool:
+        """The client is gone: what is still written goes nowhere. Whether its call goes on all the same."""
         self.gone = why
         self._flow = None
         self.whole = True
         self._write = _nowhere
         if self.splice is not None:
             self.splice = _nowhere
+        return self.on_lost is not None and self.on_lost()
 
 
 def _nowhere(data: bytes) -> None:

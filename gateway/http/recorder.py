@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gateway.http import Flow, Sink
 from gateway.sse import KEEPALIVE
 
@@ -21,6 +23,14 @@ class Recorder:
     @extra_lines.setter
     def extra_lines(self, lines: bytes) -> None:
         self._sink.extra_lines = lines
+
+    @property
+    def on_lost(self) -> Callable[[], bool] | None:
+        return self._sink.on_lost
+
+    @on_lost.setter
+    def on_lost(self, asked: Callable[[], bool] | None) -> None:
+        self._sink.on_lost = asked
 
     @property
     def started(self) -> bool:

@@ -149,9 +149,8 @@ class HttpConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._state.closed(self)
         self._queue.clear()
-        if self._sink is not None:
-            self._sink.lost(self._lost_to)
-        if self._task is not None:
+        goes_on = self._sink is not None and self._sink.lost(self._lost_to)
+        if self._task is not None and not goes_on:
             self._task.cancel()
         self._parser = cast(Any, None)  # it refers back to this object
 

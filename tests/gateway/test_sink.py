@@ -18,6 +18,7 @@ class Client:
         self.status = 0
         self.gone = ""
         self.extra_lines = b""
+        self.on_lost: Callable[[], bool] | None = None
         self.bytes_out = 0
         self.splice: Callable[[bytes], None] | None = self.told.append
 

@@ -25,6 +25,7 @@ class Client:
         self.status = 0
         self.gone = ""
         self.extra_lines = b""
+        self.on_lost: Callable[[], bool] | None = None
         self.head = b""
         self.length: int | None = None
         self.splice: Callable[[bytes], None] | None = None

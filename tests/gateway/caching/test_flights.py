@@ -83,7 +83,7 @@ class Made:
         if not self.fan.started:
             self.fan.start(200, SSE_HEADERS + b"a: b\r\n")
         for piece in pieces:
-            self.fan.write(piece, b"framed")
+            self.fan.write(piece, framed(piece))
 
     def answer(self, body: bytes = WHOLE) -> None:
         self.fan.start(200, JSON_HEADERS, len(body))
@@ -118,8 +118,14 @@ class Caller:
         self._scene.news.set()
         return await made.run()
 
+    def go(self) -> None:
+        """As the server does it."""
+        on_lost = self.client.on_lost
+        if on_lost is None or not on_lost():
+            self.task.cancel()
+
     async def hang_up(self) -> None:
-        self.task.cancel()
+        self.go()
         await ticks()
 
 
@@ -139,6 +145,10 @@ class Scene:
         self.callers.append(caller)
         await ticks()
         return caller
+
+
+def framed(piece: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
 
 
 async def ticks(count: int = 8) -> None:
@@ -181,12 +191,12 @@ async def test_a_call_that_nobody_joins_is_relayed_as_it_comes() -> None:
         assert (made.fan.started, made.fan.status, made.fan.splice) == (False, 0, None)
         made.send(token("a"))
         assert caller.client.got == token("a")
-        assert caller.client.framed == [b"framed"]
+        assert caller.client.framed == [framed(token("a"))]
         assert caller.client.head == SSE_HEADERS + b"a: b\r\nx-headrace-cache: miss\r\n"
         assert (made.fan.started, made.fan.status, made.fan.gone) == (True, 200, "")
         assert made.fan.bytes_out == len(token("a"))
-        assert repr(made.fan) == f"<Fan flying live=1 others=0 held_bytes={len(token('a'))}>"
-        assert repr(caller.seat) == "<Seat at=1>"
+        assert repr(made.fan) == f"<Fan flying live=1 others=0 held_bytes={len(framed(token('a')))}>"
+        assert repr(caller.seat) == "<Seat at=0>"
         made.fan.write(KEEPALIVE)
         assert not made.fan.whole
         made.finish()
@@ -430,7 +440,7 @@ async def test_a_call_ends_when_the_last_one_hangs_up() -> None:
 async def test_nobody_joins_a_call_that_is_given_up() -> None:
     async with flying() as scene:
         first = await scene.ask()
-        first.task.cancel()
+        first.go()
         second = await scene.ask()
         await cancelled(first.task)
         assert len(scene.made) == 2
@@ -455,7 +465,7 @@ async def test_a_client_that_hangs_up_as_the_call_ends_changes_nothing_for_the_o
         first, second = await scene.ask(client=Client(full_after=0)), await scene.ask()
         scene.made[0].send(token("a"))
         scene.made[0].finish()
-        first.task.cancel()
+        first.go()
         await cancelled(first.task)
         await landed(second)
 
@@ -471,7 +481,7 @@ async def test_who_closes_its_connection_as_soon_as_it_has_the_end_has_not_hung_
         made.end()
         for caller in (first, second):
             assert isinstance((await landed(caller)).answer, Answer)
-        third.task.cancel()
+        third.go()
         await asyncio.wait((third.task,))
 
 
@@ -541,7 +551,7 @@ async def test_who_hangs_up_as_it_is_its_turn_hands_it_on() -> None:
     async with flying() as scene:
         first, second, third, fourth = [await scene.ask() for _ in range(4)]
         scene.made[0].fail(Overloaded("full"))
-        while not second.seat.outcome.done():
+        while second.seat.outcome is None or not second.seat.outcome.done():
             await asyncio.sleep(0)
         second.task.cancel()
         await ticks()
@@ -557,7 +567,7 @@ async def test_the_last_one_that_hangs_up_as_it_is_its_turn_leaves_nothing() -> 
     async with flying() as scene:
         _, second = await scene.ask(), await scene.ask()
         scene.made[0].fail(Overloaded("full"))
-        while not second.seat.outcome.done():
+        while second.seat.outcome is None or not second.seat.outcome.done():
             await asyncio.sleep(0)
         await second.hang_up()
         await cancelled(second.task)
@@ -609,11 +619,55 @@ async def test_a_slow_client_that_hangs_up_lets_the_engine_go_on() -> None:
 
 async def test_a_slow_client_that_hangs_up_after_the_end_is_not_waited_for() -> None:
     async with flying() as scene:
-        first = await scene.ask(client=Client(full_after=0))
-        scene.made[0].send(token("a"))
+        first, second = await scene.ask(client=Client(full_after=0)), await scene.ask()
+        scene.made[0].send(token("a"), token("b"))
         scene.made[0].finish()
+        await landed(second)
+        assert not first.task.done()
         await first.hang_up()
         await cancelled(first.task)
+
+
+async def test_chunks_go_straight_to_the_only_client_and_from_their_beginning_to_who_comes_later() -> None:
+    async with flying() as scene:
+        spliced: list[bytes] = []
+        client = Client()
+        client.splice = spliced.append
+        first = await scene.ask(client=client)
+        (made,) = scene.made
+        made.send(token("a"))
+        assert made.fan.splice is not None
+        made.fan.splice(framed(token("b")))
+        assert spliced == [framed(token("b"))]
+        second = await scene.ask()
+        made.fan.splice(framed(token("c")))
+        made.finish()
+        assert isinstance((await landed(second)).answer, Answer)
+        await landed(first)
+        assert second.client.got == token("a") + token("b") + token("c") + ENDING
+        assert client.got == token("a") + token("c") + ENDING
+        assert spliced == [framed(token("b"))]
+
+
+async def test_what_takes_too_much_memory_goes_straight_on_all_the_same() -> None:
+    async with flying(max_flight_bytes=300) as scene:
+        spliced: list[bytes] = []
+        client = Client()
+        client.splice = spliced.append
+        first = await scene.ask(client=client)
+        (made,) = scene.made
+        made.send(token("a"))
+        assert made.fan.splice is not None
+        for _ in range(5):
+            made.fan.splice(framed(token("b")))
+        assert len(spliced) == 5
+        assert made.fan.count == 6
+        second = await scene.ask()
+        assert len(scene.made) == 2, "who comes now cannot have it all"
+        made.finish()
+        assert (await landed(first)).answer == "large"
+        scene.made[1].finish()
+        await landed(second)
 
 
 # Bounds
@@ -719,7 +773,7 @@ def _step(rng: random.Random, scene: Scene, left: set[Caller]) -> None:
         case "leave" if scene.callers:
             caller = rng.choice(scene.callers)
             left.add(caller)
-            caller.task.cancel()
+            caller.go()
         case "send" if running:
             made = rng.choice(running)
             if made.caller.asked.stream and not made.flow.paused:
