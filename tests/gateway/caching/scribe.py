@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -47,6 +48,10 @@ class Scribe:
     delay_s: float = 0.0
 
     async def answer(self, peer: Peer) -> None:
+        with contextlib.suppress(RuntimeError):  # what uvloop raises on a connection that was closed
+            await self._answer(peer)
+
+    async def _answer(self, peer: Peer) -> None:
         while request := await peer.request():
             body = json.loads(request.partition(b"\r\n\r\n")[2])
             self.calls += 1
