@@ -100,7 +100,7 @@ _pleads = re.compile(
     r"do i (?:need|have) to|is (?:it|this|that|there|something|anything) (?:possible|ok|okay|normal|too late|fine|"
     r"allowed|safe|(?:(?:any|an?|some)(?:thing)? )?(?:wrong|way|problem|issue|error|mistake|reason|fee))|"
     r"where(?:'s| is)|shouldn'?t|"
-    r"kann ich|könnte ich|darf ich|können sie|puis-je|pouvez-vous|est-ce que je peux|puedo|pueden|podría)\b"
+    r"kann ich|könnte ich|darf ich|können \w+|puis-je|pouvez-vous|est-ce que je peux|puedo|pueden|podría)\b"
 ).match
 _is_past = re.compile(
     r"\b(?:yesterday|ago|recent|recently|latest|just now|until now|by now|so far|this morning|earlier|last|past|"
