@@ -7,17 +7,17 @@ never normalised: two spellings of "é" are two prompts."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Fields: TypeAlias = "dict[str, Json]"
 
-MAX_BODY_BYTES = 256 * 1024
+MAX_BODY_BYTES: Final = 256 * 1024
 """A larger body is not read: that would hold up the event loop for longer than half a millisecond."""
 
-LEFT_OUT = frozenset(
+LEFT_OUT: Final = frozenset(
     {
         "stream",
         "stream_options",
@@ -34,11 +34,11 @@ LEFT_OUT = frozenset(
 )
 """Fields that say how an answer travels, when, to whom or under which name; none changes what it says."""
 
-_LOGPROBS = ("logprobs", "top_logprobs", "prompt_logprobs")
-_TELLING = frozenset({"n", "best_of", *_LOGPROBS, "temperature", "audio", "modalities"})
-_MALFORMED = (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError)
-_decode = msgspec.json.Decoder().decode
-_encode = msgspec.json.Encoder(order="sorted").encode
+_LOGPROBS: Final = ("logprobs", "top_logprobs", "prompt_logprobs")
+_TELLING: Final = frozenset({"n", "best_of", *_LOGPROBS, "temperature", "audio", "modalities"})
+_MALFORMED: Final = (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError)
+_decode: Final = msgspec.json.Decoder().decode
+_encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 
 def read_fields(body: bytes) -> Fields | None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
+import msgspec
+
+from cache.asked import Question
 from gateway.catalog import Deployment
 from gateway.http import Request, Sink
 from gateway.identity import Caller
 from gateway.record import Record
 from gateway.residency import Clearance
 from gateway.wire import Call
+
+EVERYBODY: Final = "*"
+"""In place of a tenant: of answers that several were given."""
 
 Make = Callable[[Sink], Awaitable[None]]
 """Has an engine answer into a sink."""
@@ -26,6 +32,14 @@ class Asking(NamedTuple):
     request: Request
     sink: Sink
     record: Record
+
+
+class Place(msgspec.Struct, frozen=True):
+    """question: its keys hold whom it belongs to. tenant: of its answers; cohort: what shares a bound with them."""
+
+    question: Question
+    tenant: str
+    cohort: str
 
 
 class Cache(Protocol):

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from cache.entry import Entry, Judged, Quarantined, Record
 from cache.library import Library
 from cache.semantics.seam import Look
-from gateway.caching.places import EVERYBODY
+from gateway.caching.asking import EVERYBODY
 from gateway.errors import NotFound
 from gateway.identity import Caller
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -16,11 +15,11 @@ from cache.entry import Record as CacheRecord
 from cache.library import Library
 from cache.semantics.seam import Look
 from engines.base import Operation
-from gateway.caching.asking import Asking, Make
+from gateway.caching.asking import EVERYBODY, Asking, Make, Place
 from gateway.caching.controls import Controls, answer_lines, not_cached, read_controls
 from gateway.caching.desk import Desk
 from gateway.caching.flights import Flights
-from gateway.caching.places import EVERYBODY, Place, Places, model_of
+from gateway.caching.places import Places, model_of
 from gateway.caching.playback import Asked, play, play_slowly
 from gateway.caching.seats import Fan, Landed, Seat
 from gateway.caching.semantic import NOTHING_SEEN, Semantic, Sight
@@ -36,6 +35,8 @@ BYPASS = answer_lines("bypass")
 JOINED = answer_lines("hit")
 _ANSWERED = (Operation.CHAT, Operation.COMPLETIONS)
 _KEY_BYTES = 32
+_ID_BYTES = 16
+_IDS_AT_ONCE = 64
 
 
 class _Miss(NamedTuple):
@@ -82,6 +83,7 @@ class ResponseCache:
         self._wall_s = wall_s
         self._stays_here = stays_here
         self._votes = Votes()
+        self._ids = _Ids()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -292,7 +294,7 @@ class ResponseCache:
             lives_s.append(question.ttl_s)
         is_semantic = options.semantic and self._semantic is not None
         return Entry(
-            id=secrets.token_hex(16),
+            id=self._ids.take(),
             key=question.key,
             partition=question.partition if is_semantic else b"",
             cohort=place.cohort,
@@ -315,6 +317,20 @@ class ResponseCache:
             await asyncio.wait(self._tasks, timeout=1.0)
         for task in list(self._tasks):
             task.cancel()
+
+
+class _Ids:
+    """Random names of 128 bits; the system is asked for many at a time."""
+
+    def __init__(self) -> None:
+        self._random = b""
+        self._at = 0
+
+    def take(self) -> str:
+        if self._at == len(self._random):
+            self._random, self._at = os.urandom(_IDS_AT_ONCE * _ID_BYTES), 0
+        self._at += _ID_BYTES
+        return self._random[self._at - _ID_BYTES : self._at].hex()
 
 
 async def _awaited(work: Awaitable[None]) -> None:

@@ -5,26 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-import msgspec
-
-from cache.question import Question, Rules, Scope, read_question
+from cache.asked import Question, Rules, Scope
+from cache.question import read_question
+from gateway.caching.asking import EVERYBODY, Place
 from gateway.caching.judge_calls import kind_of
 from gateway.catalog import Deployment, Variant
 from gateway.config.cache_options import Cache, DeploymentCache
 from gateway.identity import Caller
 from gateway.residency import Clearance
 from gateway.wire import Call
-
-EVERYBODY = "*"
-"""In place of a tenant: of answers that several were given."""
-
-
-class Place(msgspec.Struct, frozen=True):
-    """question: its keys hold whom it belongs to. tenant: of its answers; cohort: what shares a bound with them."""
-
-    question: Question
-    tenant: str
-    cohort: str
 
 
 class Places:

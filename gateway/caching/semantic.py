@@ -14,8 +14,8 @@ from cache.embed.seam import NoVector, packed
 from cache.entry import Entry, Judged, Record
 from cache.library import Library
 from cache.semantics.seam import Look
+from gateway.caching.asking import Place
 from gateway.caching.judge import Labeller, Wish
-from gateway.caching.places import Place
 from gateway.caching.tally import Tally
 from gateway.residency import Clearance
 from gateway.wire import Call
@@ -100,6 +100,9 @@ class Semantic:
         (vector,) = await embedder.second.embed([text])
         near = self._library.near(partition, vector, self._neighbours, now)
         look = self._library.cohort(place.cohort).look(text, near) if near else None
+        if look is not None and look.serves and self._labeller.unfit:
+            self._tally.refused("semantic", "judge")
+            look = msgspec.structs.replace(look, serves=False)
         wanted = look is not None and look.wanted > 0 and self._rng.random() < look.wanted
         return Sight(packed(vector), first, look, wanted)
 

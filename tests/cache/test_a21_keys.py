@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cache.question import Question, Rules, Scope, read_question
+from cache.asked import Question, Rules, Scope
+from cache.question import read_question
 
 RULES = Rules(max_temperature=2.0, time_bound_ttl_s=60.0)
 Body = dict[str, Any]

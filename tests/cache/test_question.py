@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.canonical import MAX_BODY_BYTES
-from cache.question import Question, Rules, Scope, read_question
+from cache.asked import Question, Rules, Scope
+from cache.question import read_question
 from cache.time_bound import is_time_bound
 
 SCOPE = Scope("tenant", "chat", "r1", "public", None, 0, b"s" * 16)
