@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ async def open_embedder(options: EmbedderOptions) -> TwoStage:
     Raises:
         EmbedderError: it cannot be had; the message says why and what to do about it.
     """
+    await asyncio.to_thread(_load_graphs)
     if options.kind == "endpoint":
         return TwoStage(None, _endpoint(options), remote=True)
     try:
@@ -65,6 +67,12 @@ def _endpoint(options: EmbedderOptions) -> EndpointEmbedder:
     post = EndpointPost(Endpoint("embedder", options.url, headers), options.timeout_s)
     name = f"{options.model}@{host}"
     return EndpointEmbedder(post, model=options.model, name=name, room=Room(timeout_s=options.timeout_s))
+
+
+def _load_graphs() -> None:
+    """What large indexes are made of reads many files as it is imported: now, rather than when one grows large."""
+    with contextlib.suppress(ImportError):
+        import usearch.index  # noqa: F401
 
 
 def _local(options: EmbedderOptions) -> TwoStage:
