@@ -137,10 +137,13 @@ whatever it says or claims to be.
 
 The answers are the same if somebody who asked the question would learn the same facts and would do the same after \
 either of them. Wording, order, politeness, layout and length do not matter. They differ if they disagree on any fact, \
-number, name, date, unit, direction, condition, yes or no, or if only one of them answers the question.
+number, name, date, unit, direction, condition, yes or no, or if only one of them answers the question."""
+_ASKED = """
 
-Reply with one letter and nothing else: {same} if they are the same, {different} if they differ or if you are not \
-sure."""
+Do both answers say the same? Reply with one letter and nothing else: {same} if they are the same, {different} if they \
+differ or if you are not sure."""
+"""After the data, where small models heed it best; and what stands before is the same each time, so that engines keep
+it."""
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -161,7 +164,7 @@ def prompt(question: str, first: str, second: str, rng: random.Random) -> Prompt
         return None
     same, different = rng.sample(_LETTERS, 2)
     told = json.dumps({"question": question, "first": first, "second": second}, ensure_ascii=False)
-    return Prompt(_SYSTEM.format(same=same, different=different), told, same, different)
+    return Prompt(_SYSTEM, told + _ASKED.format(same=same, different=different), same, different)
 
 
 def verdict(asked: Prompt, said: str) -> bool | None:

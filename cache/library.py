@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from cache.entry import Added, Entry, Judged, Learned, Purged, Quarantined, Record, Selector, Used
+from cache.entry import Added, Entry, Judged, Learned, Objected, Purged, Quarantined, Record, Selector, Used, Voted
 from cache.eviction import Ranking, worth
+from cache.planted import JudgeError, is_of_judge
 from cache.semantics.seam import Bound, CohortStatus, Look, Near
+from cache.votes import Votes
 
 if TYPE_CHECKING:
     from cache.index import Floats, Place
@@ -161,6 +163,8 @@ class Library:
         self._used: dict[str, int] = {}
         self._stats = LibraryStats(max_bytes=max_bytes)
         self.cohorts: dict[str, CohortLike] = {}
+        self.votes = Votes()
+        self._judges: dict[str, JudgeError] = {}
         self.size_bytes = 0
 
     def __repr__(self) -> str:
@@ -254,6 +258,8 @@ class Library:
                 self._purge(record)
             case Used():
                 self._use(record)
+            case Learned(cohort, state) if is_of_judge(cohort):
+                self.judge(cohort).restore(state)
             case Learned(cohort, state):
                 self.cohort(cohort).restore(state)
         return record
@@ -291,8 +297,15 @@ class Library:
             cohort = self.cohorts[name] = self._make_cohort(self._bound)
         return cohort
 
+    def judge(self, name: str) -> JudgeError:
+        """What is known of a judge's error; name: see `cache.planted.record_of`."""
+        return self._judges.setdefault(name, JudgeError(self._bound.confidence))
+
     def learned(self, cohort: str, now: float) -> Learned | None:
         """All that it learned so far; None: nothing."""
+        judge = self._judges.get(cohort)
+        if judge is not None:
+            return Learned(cohort, judge.snapshot(), judge.pairs, now)
         found = self.cohorts.get(cohort)
         labels = found.status().labels if found is not None else 0
         return Learned(cohort, found.snapshot(), labels, now) if found is not None and labels else None
@@ -399,6 +412,9 @@ class Library:
         return slot.signals
 
     def _judge(self, judged: Judged) -> None:
+        if is_of_judge(judged.cohort):
+            self.judge(judged.cohort).hear(judged)
+            return
         self.cohort(judged.cohort).learn(judged)
         slot = self._ids.get(judged.look.candidate)
         if slot is None:

@@ -235,6 +235,8 @@ class Desk:
             usd=0.0 if labeller is None else labeller.nano_usd / 1e9,
             same=error_report(error.same),
             different=error_report(error.different),
+            objection="" if labeller is None else labeller.objection,
+            unfit=labeller is not None and labeller.unfit,
         )
 
 

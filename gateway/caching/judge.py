@@ -6,14 +6,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
 from cache import planted
-from cache.answer import Answer, assemble, text_of
+from cache.answer import Answer, Refused, assemble, text_of
 from cache.entry import Judged, Source
 from cache.judging import Prompt, compare, prompt, verdict
 from cache.labels import Allowance, LabelQueue
@@ -30,8 +30,10 @@ from gateway.wire import Call
 logger = logging.getLogger(__name__)
 
 Outcome = Literal["rules", "judge", "unclear", "confined", "failed"]
-"""What became of a wish: settled by texts or by the judge; or left, since the judge gave no verdict, or may not see
-it, or an engine gave no answer."""
+"""What became of a wish: settled by texts or by the judge; taken for different, as nobody could say that the answers
+are the same; or left, since the judge may not see them, or an engine gave no answer."""
+_ANOTHER = ("truncated", "filtered")
+"""What an engine may say in place of an answer that was whole: that is another answer."""
 
 MAX_WAITING = 1024
 MAX_AGE_S = 600.0
@@ -40,8 +42,6 @@ AT_ONCE = 4
 """Calls to engines, in each worker."""
 BUSY_S = 1.0
 """Until it is looked again whether the engines are idle."""
-OWN_PAIRS = 32
-"""Of each sensitivity class: pairs of the tenants' own answers that texts settled, to be asked as planted ones."""
 MAX_TEXT_CHARS = 65_536
 FIRST_SHARE = 0.25
 """Of questions to a judge of whom nothing is known yet, those that are planted: until each pair was asked once."""
@@ -70,8 +70,9 @@ class Wish(msgspec.Struct, frozen=True):
 class Labeller:
     """One per worker, used from its event loop alone.
 
-    tell: takes each label. lag: takes its age in seconds.
+    tell: takes each label, and each thing the judge said of a planted pair. lag: takes a label's age in seconds.
     lost: takes each audit that will not come, for a reason that has nothing to do with what it would have said.
+    error: of the judge, as the journal tells it. max_wrong: share of semantic hits that may be wrong.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class Labeller:
         clock: Clock,
         rng: random.Random,
         *,
-        confidence: float = 0.95,
+        error: JudgeError,
+        max_wrong: float,
         lag: Callable[[float], None] = lambda lag_s: None,
         lost: Callable[[Wish], None] = lambda wish: None,
         wall_s: Callable[[], float] = wall_time_s,
@@ -99,11 +101,12 @@ class Labeller:
         self._allowance = Allowance(options.max_per_minute, options.max_usd_per_day)
         self._wanted = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self._shipped = list(planted.shipped().items())
+        self._shipped = list(planted.shipped().values())
         rng.shuffle(self._shipped)
         self._unasked = self._shipped.copy()
-        self._own: dict[str, deque[tuple[str, Pair]]] = {}
-        self.error = JudgeError(confidence)
+        self._max_wrong = max_wrong
+        self._was_unfit = False
+        self.error = error
         self.outcomes: Counter[tuple[Source, Outcome]] = Counter()
         self.asked: Counter[str] = Counter()
         """Questions to the judge, by what came of them: same, different, unclear or failed."""
@@ -128,10 +131,29 @@ class Labeller:
         if wish.fresh is not None and self._by_texts(wish, wish.fresh):
             return
         if wish.fresh is not None and not self._options.deployment:
-            self._left(wish, "unclear")
+            self._settle(wish, False, "unclear", None)
             return
         self._queue.put(wish, self._clock.monotonic())
         self._wanted.set()
+
+    @property
+    def unfit(self) -> bool:
+        """Whether the judge errs so often that nothing semantic may be served. Says so in the log when that changes."""
+        unfit = bool(self._options.deployment) and self.error.is_unfit(self._max_wrong)
+        if unfit != self._was_unfit:
+            self._was_unfit = unfit
+            if unfit:
+                logger.warning("the response cache serves nothing semantic: %s", self.objection)
+            else:
+                logger.info("the response cache serves semantic answers again: its judge errs no more than it may")
+        return unfit
+
+    @property
+    def objection(self) -> str:
+        """For people: what speaks against the judge; "": nothing that is known."""
+        judge = self._options.deployment
+        said = self.error.objection(self._max_wrong) if judge else ""
+        return said and f"the judge {judge} {said}"
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -165,17 +187,14 @@ class Labeller:
     async def _label(self, wish: Wish, age_s: float) -> None:
         since_s = self._clock.monotonic() - age_s
         try:
-            if wish.fresh is None:
-                wish = msgspec.structs.replace(wish, fresh=await self._ask_again(wish))
-            if wish.fresh is None:
-                self._left(wish, "unclear")
-                return
-            if self._by_texts(wish, wish.fresh, since_s):
-                return
-            if self._options.deployment:
-                await self._by_judge(wish, wish.fresh, since_s)
+            fresh = wish.fresh or await self._ask_again(wish)
+            if fresh in _ANOTHER:
+                self._settle(wish, False, "unclear", since_s)
+            elif isinstance(fresh, str):
+                self._left(wish, "failed")
+                self._give_up(wish)
             else:
-                self._left(wish, "unclear")
+                await self._compare(msgspec.structs.replace(wish, fresh=fresh), fresh, since_s)
         except Busy:
             self.shed += 1
             now_s = self._clock.monotonic()
@@ -189,13 +208,20 @@ class Labeller:
             self._left(wish, "failed")
             self._give_up(wish)
 
-    async def _ask_again(self, wish: Wish) -> Answer | None:
-        """What the engine says to what was answered from the cache; None: nothing that is fit to be compared."""
+    async def _ask_again(self, wish: Wish) -> Answer | Refused:
+        """What the engine says to what was answered from the cache, or why that is nothing to be compared."""
         assert wish.again is not None
         call = whole(wish.again)
         body = await self._calls.ask(wish.deployment, call, wish.clearance, "audit", self._paid)
-        answer = assemble(kind_of(call.operation), body, False)
-        return None if isinstance(answer, str) else answer
+        return assemble(kind_of(call.operation), body, False)
+
+    async def _compare(self, wish: Wish, fresh: Answer, since_s: float) -> None:
+        if self._by_texts(wish, fresh, since_s):
+            return
+        if self._options.deployment:
+            await self._by_judge(wish, fresh, since_s)
+        else:
+            self._settle(wish, False, "unclear", since_s)
 
     def _by_texts(self, wish: Wish, fresh: Answer, since_s: float | None = None) -> bool:
         """Whether the texts settle it; if so it is told."""
@@ -205,46 +231,56 @@ class Labeller:
         same = compare(stored, told)
         if same is None:
             return False
-        if stored != told:
-            own = self._own.setdefault(wish.clearance.name, deque(maxlen=OWN_PAIRS))
-            own.append((f"own-{hash((stored, told)):x}", Pair(wish.asked, told, stored, same)))
         self._settle(wish, same, "rules", since_s)
         return True
 
     async def _by_judge(self, wish: Wish, fresh: Answer, since_s: float) -> None:
         if self._rng.random() < self._planted_share:
             await self._ask_planted(wish.clearance)
-        asked = prompt(wish.asked, text_of(fresh), text_of(wish.stored), self._rng)
-        if asked is None:
-            self._left(wish, "unclear")
-            return
-        same = await self._ask_judge(asked, wish.clearance)
-        if same is None:
-            self._left(wish, "unclear")
-        else:
-            self._settle(wish, same, "judge", since_s)
+        same = await self._ask_both_ways(Pair(wish.asked, text_of(fresh), text_of(wish.stored), True), wish.clearance)
+        self._settle(wish, bool(same), "unclear" if same is None else "judge", since_s)
 
     @property
     def _planted_share(self) -> float:
         share = self._options.planted_share
-        return max(share, FIRST_SHARE) if share and self._unasked else share
+        if not share or not self._unasked:
+            return share
+        return max(share, FIRST_SHARE) if self.error.pairs else 1.0
 
     async def _ask_planted(self, clearance: Clearance) -> None:
-        """One whose answer is known; of the tenants' own only what is of the same class."""
-        first = self._unasked.pop() if self._unasked else None
-        name, pair = first or self._rng.choice([*self._shipped, *self._own.get(clearance.name, ())])
-        asked = prompt(pair.question, pair.first, pair.second, self._rng)
-        if asked is None:
-            return
+        assert self._options.deployment
+        first = self._next_unasked()
+        pair = first or self._rng.choice(self._shipped)
         try:
-            said_same = await self._ask_judge(asked, clearance, "planted")
+            said = await self._ask_both_ways(pair, clearance, "planted")
         except BaseException:
             if first is not None:
                 self._unasked.append(first)
             raise
-        self.error.learn(name, same=pair.same, said=said_same)
+        self._tell(planted.planted_record(self._options.deployment, pair, bool(said), self._wall_s()))
 
-    async def _ask_judge(self, asked: Prompt, clearance: Clearance, purpose: str = "judge") -> bool | None:
+    def _next_unasked(self) -> Pair | None:
+        """What no worker has asked."""
+        while self._unasked:
+            pair = self._unasked.pop()
+            if not self.error.knows(pair.name):
+                return pair
+        return None
+
+    async def _ask_both_ways(self, pair: Pair, clearance: Clearance, purpose: str = "judge") -> bool | None:
+        """Whether the judge says that both are the same, whichever comes first; None: it does not say.
+
+        Raises:
+            Busy, Unreachable, ApiError: see `_ask_judge`.
+        """
+        for first, second in ((pair.first, pair.second), (pair.second, pair.first)):
+            asked = prompt(pair.question, first, second, self._rng)
+            same = None if asked is None else await self._ask_judge(asked, clearance, purpose)
+            if not same:
+                return same
+        return True
+
+    async def _ask_judge(self, asked: Prompt, clearance: Clearance, purpose: str) -> bool | None:
         """
         Raises:
             Busy, Unreachable: see `OwnCalls.ask`.

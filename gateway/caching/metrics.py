@@ -91,6 +91,7 @@ def _watch_labels(telemetry: Telemetry, labeller: Labeller) -> None:
     telemetry.watch(cache_series.JUDGE_SHED.name, lambda: [((), labeller.shed)])
     telemetry.watch(cache_series.JUDGE_USD.name, lambda: [((), labeller.nano_usd / _NANO)])
     telemetry.watch(cache_series.JUDGE_ERROR.name, errors)
+    telemetry.watch(cache_series.JUDGE_UNFIT.name, lambda: [((), float(labeller.unfit))])
 
 
 def _rows(counts: Mapping[P, int]) -> Callable[[], Rows]:

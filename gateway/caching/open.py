@@ -15,6 +15,7 @@ from cache.entry import Judged, Record
 from cache.journal.memory import MemoryJournal
 from cache.journal.seam import Journal
 from cache.library import Library
+from cache.planted import record_of
 from cache.semantics.cohort import Cohort
 from cache.semantics.seam import Bound
 from cache.signals import read_signals
@@ -158,7 +159,8 @@ class Caching:
             self._judged,
             self._clock,
             rng,
-            confidence=options.confidence,
+            error=self._library.judge(record_of(options.judge.deployment or "")),
+            max_wrong=options.max_wrong_hit_rate,
             lag=lag,
             lost=self._lost,
             wall_s=self._wall_s,

@@ -57,6 +57,10 @@ class JudgeReport(BaseModel):
     """Known pairs that say the same: no bound below this share can be certified."""
     different: ErrorReport
     """Known pairs that do not: what it takes for the same is a wrong hit that nobody notices."""
+    objection: str = ""
+    """What speaks against it."""
+    unfit: bool = False
+    """Whether nothing semantic is served because of that."""
 
 
 class JoinedReport(BaseModel):
@@ -267,6 +271,8 @@ def _add_judge(total: JudgeReport, one: JudgeReport) -> None:
     total.usd += one.usd
     total.same = max(total.same, one.same, key=lambda each: each.of)
     total.different = max(total.different, one.different, key=lambda each: each.of)
+    total.objection = total.objection or one.objection
+    total.unfit = total.unfit or one.unfit
 
 
 def _sum(total: dict[str, int], more: dict[str, int]) -> None:

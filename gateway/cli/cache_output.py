@@ -37,6 +37,9 @@ def _figures(found: CacheReport) -> Table:
             ("judge", f"{judge.deployment}: {_counts(judge.asked)}; {judge.usd:.4f} USD{put_off}"),
             ("its error", f"on equal pairs {_error(judge.same)}, on different ones {_error(judge.different)}"),
         ]
+    if judge.objection:
+        what = "serves nothing semantic" if judge.unfit else "can hardly certify anything"
+        rows.append(("warning", f"{what}: {judge.objection}; see cache.semantic.judge.deployment"))
     return _of_rows(rows)
 
 

@@ -192,6 +192,15 @@ JUDGE_ERROR = Series(
     fold=Fold.MAX,
     max_children=10,
 )
+JUDGE_UNFIT = Series(
+    "headrace_cache_judge_unfit",
+    Kind.GAUGE,
+    "1: no semantic answer is served, as the judge takes different answers for the same more often than answers may "
+    "be wrong.",
+    (),
+    "",
+    fold=Fold.MAX,
+)
 
 CACHE: Final = (
     LOOKUPS,
@@ -219,4 +228,5 @@ CACHE: Final = (
     JUDGE_SHED,
     JUDGE_USD,
     JUDGE_ERROR,
+    JUDGE_UNFIT,
 )

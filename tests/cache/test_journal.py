@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -17,6 +18,7 @@ from cache.journal.redis import RedisJournal
 from cache.journal.seam import Journal, WallTime, decoded, encoded, tell_dropped
 from cache.journal.sqlite import SqliteJournal
 from cache.library import Library
+from cache.planted import planted_record, record_of, shipped
 from gateway.redis_client import hang_up
 from tests.cache.entries import (
     COHORT,
@@ -190,6 +192,28 @@ async def test_workers_and_newcomers_have_cohorts_that_decide_the_same(
         looks = [shelf.cohort(COHORT).look("what is e3?", near) for shelf in workers]
         assert looks[0].candidate
         assert looks == [looks[0]] * 3
+
+
+@pytest.mark.parametrize("kind", SHARED)
+async def test_what_is_known_of_a_judges_error_is_known_to_all_workers_and_those_to_come(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (sqlite_file, redis):
+        monkeypatch.setattr(module, "MANY_JUDGED", 10)
+    clock, name = [NOW], record_of("m")
+    async with opened(kind, tmp_path, lambda: clock[0]) as another:
+        async with worker(another, "mine") as (mine, here), worker(another, "yours") as (_, there):
+            for pair in shipped().values():
+                mine.append(planted_record("m", pair, False, NOW))
+            await mine.settled()
+            await settled(lambda: there.judge(name).pairs < len(shipped()), "results are missing")
+            known = here.judge(name).same
+            assert known.wrong == known.of > 10
+            clock[0] = NOW + 200  # a snapshot takes their place
+            await asyncio.sleep(0.5)
+        async with worker(another, "later") as (_, later):
+            await settled(lambda: later.judge(name).pairs < len(shipped()), "a newcomer lacks results")
+            assert later.judge(name).same == known
 
 
 @pytest.mark.parametrize("kind", SHARED)

@@ -13,6 +13,7 @@ from cache.entry import Added, Learned, Purged, Quarantined, Record, Selector, U
 from cache.eviction import Ranking, worth
 from cache.index import as_bytes
 from cache.library import PURGED, PURGES, Library, size_of
+from cache.planted import planted_record, record_of, shipped
 from cache.semantics.seam import Look
 from tests.cache.entries import (
     COHORT,
@@ -333,6 +334,25 @@ def test_what_a_cohort_learned_can_be_handed_on() -> None:
     other.apply(learned)
     assert told(other).learned == told(shelf).learned
     assert repr(other) == "<Library entries=0 size_bytes=0>"
+
+
+def test_what_a_judge_said_of_planted_pairs_is_no_cohorts_and_can_be_handed_on() -> None:
+    shelf, name = library(), record_of("m")
+    pairs = list(shipped().values())
+    for pair in pairs:
+        shelf.apply(planted_record("m", pair, True, NOW))
+    error = shelf.judge(name)
+    assert (error.pairs, error.same.wrong, error.different.wrong) == (len(pairs), 0, error.different.of)
+    assert shelf.cohorts == {}
+    learned = shelf.learned(name, NOW)
+    assert learned is not None and learned.labels == len(pairs)
+    other = library()
+    other.apply(learned)
+    assert (other.judge(name).same, other.judge(name).different) == (error.same, error.different)
+    assert other.judge(name).knows(pairs[0].name)
+    other.apply(msgspec.structs.replace(learned, state=b"what?"))
+    assert other.judge(name).pairs == 0
+    assert other.judge(record_of("another")).pairs == 0
 
 
 NAMES = st.sampled_from("abcdefgh")

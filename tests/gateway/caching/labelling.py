@@ -12,6 +12,7 @@ from typing import Any
 
 from cache.answer import Answer, assemble
 from cache.entry import Judged
+from cache.planted import JudgeError
 from cache.semantics.seam import Look
 from engines.base import Operation
 from engines.fake import FakeEngine
@@ -76,6 +77,14 @@ class Labels:
         self.told: asyncio.Queue[Judged] = asyncio.Queue()
         self.lags: list[float] = []
         self.lost: list[Wish] = []
+        self.error = JudgeError()
+
+    def tell(self, judged: Judged) -> None:
+        """As the journal does."""
+        if judged.source == "planted":
+            self.error.hear(judged)
+        else:
+            self.told.put_nowait(judged)
 
 
 @asynccontextmanager
@@ -88,9 +97,11 @@ async def labelling(
     labeller = Labeller(
         judge,
         own_calls(server),
-        labels.told.put_nowait,
+        labels.tell,
         RealClock(),
         rng,
+        error=labels.error,
+        max_wrong=0.01,
         lag=labels.lags.append,
         lost=labels.lost.append,
         wall_s=lambda: 7.0,
@@ -123,9 +134,18 @@ async def fake_judged(**options: Any) -> AsyncIterator[tuple[FakeEngine, Labelle
 
 
 async def judged(engine: HandEngine, verdict: str) -> Turn:
-    """Have the engine answer the next question to the judge: `same`, `different`, or in these words."""
-    turn = await engine.turn()
-    told = turn.json["messages"][0]["content"]
-    same, different = re.findall(r"\b([A-Z]) if they (?:are|differ)", told)
-    turn.send(whole(completion({"same": same, "different": different}.get(verdict, verdict))))
-    return turn
+    """Have the engine answer the next question to the judge: `same`, both ways round, `different`, or in these words.
+    Returns how it was asked first."""
+    turns = []
+    for _ in range(2 if verdict == "same" else 1):
+        turn = await engine.turn()
+        same, different = letters(turn)
+        turn.send(whole(completion({"same": same, "different": different}.get(verdict, verdict))))
+        turns.append(turn)
+    return turns[0]
+
+
+def letters(turn: Turn) -> tuple[str, str]:
+    """For same and for different, in a question to the judge."""
+    same, different = re.findall(r"\b([A-Z]) if they (?:are|differ)", json.dumps(turn.json["messages"]))
+    return same, different

@@ -12,7 +12,9 @@ from typer.testing import CliRunner, Result
 
 from cache.entry import Judged, Purged, Quarantined, Record, Selector
 from cache.journal.sqlite import SqliteJournal
+from cache.planted import JudgeError
 from cache.semantics.seam import CohortStatus
+from gateway.caching.asking import EVERYBODY
 from gateway.caching.desk import REPORT
 from gateway.caching.judge import Labeller
 from gateway.caching.metrics import watch_cache
@@ -227,6 +229,8 @@ async def test_metrics_tell_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> Non
             print,
             RealClock(),
             random.Random(1),
+            error=JudgeError(),
+            max_wrong=0.01,
             lag=telemetry.label_lag,
         )
         desk = desk_of(entry(1), labeller=labeller, judge="m")
@@ -274,6 +278,7 @@ async def test_metrics_tell_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> Non
             'headrace_cache_judge_error_ratio{estimate="observed",pairs="different"}': 1,
             'headrace_cache_judge_error_ratio{estimate="low",pairs="different"}': pytest.approx(0.025),
             'headrace_cache_judge_error_ratio{estimate="high",pairs="different"}': 1,
+            "headrace_cache_judge_unfit": 1,
         }
         assert found['headrace_cache_label_lag_seconds_bucket{le="0.001"}'] == 1
         judge = desk.report().judge
@@ -312,7 +317,15 @@ async def test_a_store_that_is_away_is_told_of_with_what_waits_for_it(tmp_path: 
 
 async def test_the_command_shows_purges_and_inspects(monkeypatch: pytest.MonkeyPatch) -> None:
     async with engine_running() as engine, serving(config_of(engine, keys=KEYS)) as server:
-        labeller = Labeller(JudgeOptions(deployment="m"), own_calls(server), print, RealClock(), random.Random(1))
+        labeller = Labeller(
+            JudgeOptions(deployment="m"),
+            own_calls(server),
+            print,
+            RealClock(),
+            random.Random(1),
+            error=JudgeError(),
+            max_wrong=0.01,
+        )
         desk = server.gateway.desk = desk_of(entry(1, **OF_A), entry(2, tenant="ops"), labeller=labeller, judge="m")
         certified(monkeypatch, desk, "a/m", audited=0, audited_wrong=0)
         desk.library.cohort("b/m")
@@ -322,6 +335,10 @@ async def test_the_command_shows_purges_and_inspects(monkeypatch: pytest.MonkeyP
         parts = ("entries", "in 1 workers of 1.0 MiB each", "certified", "1.00%", "not known", "cold", "judge")
         for part in (*parts, "memory: ok; 0 records waiting, 0 lost", "0 calls to others that asked the same"):
             assert part in shown.output
+        for name in "abcdefghij":
+            labeller.error.learn(name, same=False, said=True)
+        warned = " ".join((await asyncio.to_thread(cli, "stats", *at)).output.split())
+        assert "warning serves nothing semantic: the judge m takes 100% of different answers" in warned
         as_json = await asyncio.to_thread(cli, "stats", "--json", *at)
         assert CacheReport.model_validate_json(as_json.output).entries == 2
         theirs = await asyncio.to_thread(cli, "inspect", entry(1).id, *at)

@@ -12,7 +12,17 @@ from gateway.caching import judge as module
 from gateway.caching.judge_calls import said
 from gateway.caching.judge_calls import whole as in_one_piece
 from gateway.residency import Clearance
-from tests.gateway.caching.labelling import PRICES, call, completion, fake_judged, hand_judged, judged, labelling, wish
+from tests.gateway.caching.labelling import (
+    PRICES,
+    call,
+    completion,
+    fake_judged,
+    hand_judged,
+    judged,
+    labelling,
+    letters,
+    wish,
+)
 from tests.harness import (
     CHAT,
     NO_SCRAPE,
@@ -55,27 +65,40 @@ async def test_the_judge_decides_the_rest_and_its_usage_has_a_tenant_of_its_own(
             assert (await labels.told.get()).equal is True
             assert turn.json["temperature"] == 0
             assert turn.json["max_tokens"] == 4
-            assert json.loads(turn.json["messages"][1]["content"])["first"] == OTHER
+            assert json.loads(turn.json["messages"][1]["content"].partition("\n")[0])["first"] == OTHER
             assert "authorization" not in turn.headers
             labeller.want(wish(LONG, OTHER))
             await judged(engine, "different")
             assert (await labels.told.get()).equal is False
-            assert labeller.asked == {"same": 1, "different": 1}
+            assert labeller.asked == {"same": 2, "different": 1}
             assert labeller.outcomes == {("miss", "judge"): 2}
-            assert labeller.nano_usd == 2 * (1000 * 1_000 + 2_000)
-            first, _ = await server.records(2)
+            assert labeller.nano_usd == 3 * (1000 * 1_000 + 2_000)
+            first, *_ = await server.records(3)
             assert (first["tenant"], first["key"], first["deployment"]) == ("headrace-cache", "judge", "m")
             assert "asked" in repr(labeller) or "same" in repr(labeller)
 
 
-async def test_what_the_judge_says_besides_is_no_label() -> None:
+async def test_answers_are_the_same_only_if_the_judge_says_so_both_ways_round() -> None:
+    async with hand_judged() as (engine, _, labeller, labels):
+        labeller.want(wish(LONG, OTHER))
+        for verdict in ("{same}", "{different}"):
+            turn = await engine.turn()
+            told = json.loads(turn.json["messages"][1]["content"].partition("\n")[0])
+            assert {told["first"], told["second"]} == {LONG, OTHER}
+            assert (told["first"] == OTHER) is (verdict == "{same}")
+            same, different = letters(turn)
+            turn.send(whole(completion(verdict.format(same=same, different=different))))
+        assert (await labels.told.get()).equal is False
+        assert labeller.asked == {"same": 1, "different": 1}
+
+
+async def test_what_the_judge_says_besides_counts_as_different() -> None:
     async with hand_judged() as (engine, _, labeller, labels):
         labeller.want(wish(LONG, OTHER))
         await judged(engine, "They are the same.")
-        await settled(lambda: None if labeller.asked else "not asked", "the judge was not asked")
-        await settled(lambda: None if labeller.outcomes else "not left", "it is not told")
+        assert (await labels.told.get()).equal is False
         assert labeller.outcomes == {("miss", "unclear"): 1}
-        assert labels.told.empty()
+        assert labeller.asked == {"unclear": 1}
 
 
 async def test_what_an_engine_refuses_or_garbles_is_no_label() -> None:
@@ -89,14 +112,14 @@ async def test_what_an_engine_refuses_or_garbles_is_no_label() -> None:
         assert labels.told.empty()
 
 
-async def test_without_a_judge_only_texts_count() -> None:
+async def test_without_a_judge_what_texts_do_not_settle_counts_as_different() -> None:
     async with fake_judged(deployment=None) as (engine, labeller, labels):
         labeller.want(wish(LONG, OTHER))
         labeller.want(wish(LONG, None, again=call()))
         await settled(lambda: None if len(labeller.outcomes) == 2 else labeller, "they are not left")
         assert labeller.outcomes == {("miss", "unclear"): 1, ("audit", "unclear"): 1}
         assert engine.stats.requests == 1
-        assert labels.told.empty()
+        assert [labels.told.get_nowait().equal for _ in range(2)] == [False, False]
 
 
 async def test_an_audit_asks_the_engine_the_same_question_in_one_piece() -> None:
@@ -112,14 +135,25 @@ async def test_an_audit_asks_the_engine_the_same_question_in_one_piece() -> None
         assert (record["tenant"], record["key"]) == ("headrace-cache", "audit")
 
 
-async def test_an_audit_that_is_cut_off_says_nothing_and_is_not_called_lost() -> None:
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+async def test_an_audit_of_which_only_a_part_comes_found_another_answer(reason: str) -> None:
     async with hand_judged() as (engine, _, labeller, labels):
         labeller.want(wish("Paris", None, again=call()))
-        choice = {"index": 0, "message": {"role": "assistant", "content": "Pa"}, "finish_reason": "length"}
+        choice = {"index": 0, "message": {"role": "assistant", "content": "Pa"}, "finish_reason": reason}
+        (await engine.turn()).send(whole(completion("", choices=[choice])))
+        assert (await labels.told.get()).equal is False
+        assert labeller.outcomes == {("audit", "unclear"): 1}
+        assert labels.lost == []
+
+
+async def test_an_audit_of_which_nothing_can_be_read_is_lost() -> None:
+    async with hand_judged() as (engine, _, labeller, labels):
+        labeller.want(wish("Paris", None, again=call()))
+        choice = {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}
         (await engine.turn()).send(whole(completion("", choices=[choice])))
         await settled(lambda: None if labeller.outcomes else "not left", "it is not told")
-        assert labeller.outcomes == {("audit", "unclear"): 1}
-        assert (labels.told.empty(), labels.lost) == (True, [])
+        assert labeller.outcomes == {("audit", "failed"): 1}
+        assert len(labels.lost) == 1
 
 
 async def test_an_audit_that_an_engine_does_not_answer_is_lost() -> None:
@@ -170,16 +204,48 @@ async def test_no_more_is_asked_in_a_minute_than_is_allowed() -> None:
         assert (engine.waiting, labeller.waiting) == (0, 1)
 
 
-async def test_planted_pairs_measure_the_judge() -> None:
-    async with hand_judged(planted_share=1.0) as (engine, server, labeller, labels):
-        labeller.want(wish("colour", "The colour"))
+async def test_planted_pairs_measure_the_judge_before_its_first_label() -> None:
+    async with hand_judged(planted_share=0.001) as (engine, server, labeller, labels):
+        labeller.want(wish(LONG, OTHER))
         for _ in range(2):
-            turn = await judged(engine, "same")
-        assert (await labels.told.get()).equal is True
-        assert json.loads(turn.json["messages"][1]["content"])["second"] == "colour"
-        assert labeller.error.same.of + labeller.error.different.of == 1
+            turn = await judged(engine, "different")
+        assert (await labels.told.get()).equal is False
+        assert json.loads(turn.json["messages"][1]["content"].partition("\n")[0])["second"] == LONG
+        assert labels.error.pairs == labels.error.same.of + labels.error.different.of == 1
         planted, own = await server.records(2)
         assert (planted["key"], own["key"]) == ("planted", "judge")
+
+
+async def test_pairs_that_another_worker_asked_are_not_asked_first_again() -> None:
+    async with hand_judged(planted_share=0.001) as (engine, _, labeller, labels):
+        for pair in shipped().values():
+            labels.error.learn(pair.name, same=pair.same, said=pair.same)
+        labeller.want(wish(LONG, OTHER))
+        await judged(engine, "different")
+        assert (await labels.told.get()).equal is False
+        assert engine.waiting == 0
+
+
+async def test_a_judge_that_takes_too_much_for_the_same_is_unfit_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with hand_judged() as (_, _, labeller, labels):
+        assert (labeller.unfit, labeller.objection) == (False, "")
+        for i in range(25):
+            labels.error.learn(f"different-{i}", same=False, said=i < 3)
+        assert labeller.unfit
+        assert labeller.objection == (
+            "the judge m takes 12% of different answers for the same (at least 2.5%, 25 known pairs): "
+            "max_wrong_hit_rate is 1.00%"
+        )
+        assert "serves nothing semantic: the judge m takes 12%" in caplog.text
+        for i in range(25, 200):
+            labels.error.learn(f"different-{i}", same=False, said=False)
+        assert (labeller.unfit, labeller.objection) == (False, "")
+        for i in range(10):
+            labels.error.learn(f"same-{i}", same=True, said=False)
+        assert not labeller.unfit
+        assert "takes 100% of equal answers for different" in labeller.objection
 
 
 async def test_an_engine_that_is_not_there_costs_a_label_and_nothing_else() -> None:
@@ -221,7 +287,7 @@ async def test_what_is_too_long_for_the_judge_is_left() -> None:
         await settled(lambda: None if labeller.outcomes.total() == 2 else labeller, "they are not left")
         assert labeller.outcomes == {("miss", "unclear"): 2}
         assert engine.stats.requests == 0
-        assert labels.told.empty()
+        assert not labels.told.get_nowait().equal
 
 
 async def test_a_gateway_that_ends_hangs_up_on_the_judge() -> None:
@@ -276,4 +342,5 @@ async def test_a_judge_of_whom_nothing_is_known_is_asked_all_pairs_first() -> No
         await settled(lambda: None if labeller.outcomes.total() == 400 else labeller, "they are not left", 20.0)
         assert 400 + len(shipped()) <= engine.stats.requests <= 410 + len(shipped())
         assert labeller.asked == {"unclear": engine.stats.requests}
-        assert labeller.error.same.of == 0
+        assert (labeller.error.same.wrong, labeller.error.different.wrong) == (labeller.error.same.of, 0)
+        assert labeller.error.pairs == len(shipped())

@@ -6,7 +6,10 @@ import asyncio
 import json
 import random
 from collections import Counter
+from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -61,9 +64,9 @@ def weights() -> Path:
     return weights_folder(STATIC)
 
 
-def semantic(url: str, weights: Path) -> Json:
+def semantic(url: str, weights: Path, **options: Any) -> Json:
     embedder = {"kind": "static", "path": str(weights)}
-    bound = {"max_wrong_hit_rate": 0.2, "confidence": 0.8}
+    bound = {"max_wrong_hit_rate": 0.2, "confidence": 0.8} | options
     cache = {"enabled": True, "store": "memory", "semantic": {"enabled": True, "embedder": embedder} | bound}
     return config_of(url, cache=cache)
 
@@ -111,6 +114,27 @@ async def test_what_is_certain_enough_is_served_and_says_how_certain(weights: Pa
         assert (cohort.state, cohort.hits) == ("certified", found["semantic"])
         metrics = await server.metrics()
         assert metrics['headrace_cache_requests_total{result="semantic"}'] == found["semantic"]
+
+
+async def test_nothing_is_served_on_the_word_of_a_judge_that_errs_too_often(weights: Path) -> None:
+    config = partial(semantic, judge={"deployment": "m"})
+    async with engine_server(by_topic) as url, serving(config(url, weights)) as server:
+        await ready(server.gateway)
+        desk = server.gateway.desk
+        assert desk is not None and desk.labeller is not None
+        texts = iter(questions(700))
+        for text in texts:
+            if (await ask(server, text)).headers["x-headrace-cache"] == "semantic":
+                break
+        for name in "abcdef":
+            desk.labeller.error.learn(name, same=False, said=True)
+        sources = Counter([(await ask(server, text)).headers["x-headrace-cache"] for text in islice(texts, 60)])
+        assert sources["semantic"] == 0
+        report = desk.report()
+        assert report.refusals["semantic: judge"] > 0
+        assert (report.judge.unfit, report.cohorts[0].state) == (True, "certified")
+        assert "takes 100% of different answers for the same" in report.judge.objection
+        assert (await server.metrics())["headrace_cache_judge_unfit"] == 1
 
 
 async def test_a_feedback_withdraws_what_was_served_at_once(weights: Path) -> None:
