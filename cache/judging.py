@@ -26,9 +26,19 @@ MAX_JUDGED_CHARS = 12_000
 """Of question and answers together. What is longer is not judged: the end that is cut off may be what differs."""
 VERDICT_TOKENS = 4
 _LETTERS = "BDFGHJKLMNPQRTVW"
-_NEGATIONS = frozenset({"no", "not", "never", "none", "nor", "without", "cannot", "isn't", "don't", "doesn't", "can't"})
+_NEGATIONS = frozenset(
+    {"no", "non", "not", "never", "none", "nor", "without", "cannot", "isn't", "don't", "doesn't", "can't"}
+)
 _FENCE = re.compile(r"\A```[a-z]*\n(.*)\n```\Z", re.DOTALL)
 _EDGES = " \t\n.,;:!?\"'`*_()[]"
+_TYPOGRAPHY = str.maketrans("\u2018\u2019\u201c\u201d\u2010\u2011\u2012\u2013\u2212", "''\"\"-----")
+"""Quotation marks and dashes that mean what the plain ones mean."""
+_JOINT = re.compile(r"(?<=[^\W\d_])[-_/](?=[^\W\d_])")
+"""Between two letters: `top-up`, `card_arrival`. Beside a digit it may be a sign, a range or a date."""
+_ARTICLES = ("the", "an")
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_SPELLED = {word: str(number) for number, word in enumerate(_NUMBERS)} | {"&": "and"}
+_UNITS = {"percent": "%", "eur": "€", "euro": "€", "euros": "€"}
 _NUMBER = re.compile(r"([-+]?)\s*([$€£¥]?)\s*([-+]?)(\d[\d ,_']*(?:\.\d+)?(?:e[-+]?\d+)?|\.\d+)\s*([%$€£¥°]?[^\W\d]*)")
 _GROUPED = re.compile(r"\d{1,3}(?:[ ,_']\d{3})+(?:\.\d+)?")
 
@@ -51,7 +61,8 @@ def _compare_words(one: str, other: str) -> bool | None:
     if max(len(one), len(other)) > MAX_LINE_CHARS or any(mark in one + other for mark in "\n`"):
         return None  # it may be code, where case and blanks say something
     words, others = _words(one), _words(other)
-    if words == others and words:
+    spelled, otherwise = _spelled(one), _spelled(other)
+    if (words == others or spelled == otherwise) and words and others:
         return True
     if not words or not others:
         return False
@@ -62,17 +73,28 @@ def _compare_words(one: str, other: str) -> bool | None:
         return False
     if set(words) < set(others) or set(others) < set(words):
         return None  # `Paris` and `Paris, France`
+    if sorted(spelled) == sorted(otherwise):
+        return None  # `red, blue` and `blue, red`, but also `A beats B` and `B beats A`
     return False
 
 
 def _plain(text: str) -> str:
-    text = unicodedata.normalize("NFKC", text).strip()
+    text = unicodedata.normalize("NFKC", text).translate(_TYPOGRAPHY).strip()
     fenced = _FENCE.match(text)
     return fenced[1].strip() if fenced else text
 
 
 def _words(text: str) -> list[str]:
     return [word for word in (part.strip(_EDGES) for part in text.casefold().split()) if word]
+
+
+def _spelled(text: str) -> list[str]:
+    """Words, where spelling that says nothing is left out: joints, how a small number is written, the article that a
+    text begins with. `a` stays but where it is small: it may be what was chosen, or a key, or a vitamin."""
+    words = _words(_JOINT.sub(" ", text))
+    if len(words) > 1 and (words[0] in _ARTICLES or text.startswith("a ")):
+        words = words[1:]
+    return [_SPELLED.get(word, word) for word in words]
 
 
 def _as_json(text: str) -> dict[str, Json] | list[Json] | None:
@@ -120,7 +142,7 @@ def _number(text: str) -> tuple[float, str] | None:
     if not _GROUPED.fullmatch(digits) and re.search(r"[ ,_']", digits):
         return None  # `1,5` says one thing here and another there
     value = float(re.sub(r"[ ,_']", "", digits))
-    return (-value if "-" in (before + after) else value), currency + unit
+    return (-value if "-" in (before + after) else value), currency + _UNITS.get(unit, unit)
 
 
 def _same_number(one: tuple[float, str], other: tuple[float, str]) -> bool | None:
