@@ -47,8 +47,8 @@ class JudgeReport(BaseModel):
     asked: dict[str, int]
     """By what came of it: same, different, unclear or failed."""
     labels: dict[str, int]
-    """By what settled them: rules or judge; unclear: nobody could say, which counts as different; confined, failed: there
-    is none."""
+    """By what settled them: rules or judge; unclear: nobody could say, which counts as different; or why there is
+    none: confined or failed."""
     waiting: int
     dropped: int
     shed: int
