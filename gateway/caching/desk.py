@@ -216,7 +216,7 @@ class Desk:
 
     def stated(self, bound: float) -> float:
         """A bound, with what the judge may have missed."""
-        return bound if self.labeller is None or not self._judge else self.labeller.error.stated(bound)
+        return bound if self.labeller is None else self.labeller.stated(bound)
 
     def _judge_report(self) -> JudgeReport:
         labeller = self.labeller

@@ -155,6 +155,12 @@ class Labeller:
         said = self.error.objection(self._max_wrong) if judge else ""
         return said and f"the judge {judge} {said}"
 
+    def stated(self, bound: float) -> float:
+        """A bound, with what the judge may have missed: nothing where it was never asked, as it is asked about a pair
+        that is known first."""
+        is_unused = not self._options.deployment or (self._options.planted_share > 0.0 and not self.error.pairs)
+        return bound if is_unused else self.error.stated(bound)
+
     def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._run(), name=f"labels {i}") for i in range(AT_ONCE)]

@@ -216,6 +216,18 @@ async def test_planted_pairs_measure_the_judge_before_its_first_label() -> None:
         assert (planted["key"], own["key"]) == ("planted", "judge")
 
 
+async def test_a_bound_is_stated_with_the_error_of_a_judge_that_was_asked() -> None:
+    async with hand_judged(planted_share=0.1) as (_, _, labeller, labels):
+        assert labeller.stated(0.01) == 0.01
+        for i in range(10):
+            labels.error.learn(f"different-{i}", same=False, said=False)
+        assert labeller.stated(0.01) == pytest.approx(0.01 / (1 - 0.3085), rel=1e-3)
+    async with hand_judged(planted_share=0) as (_, _, labeller, _):
+        assert labeller.stated(0.01) == 1.0
+    async with hand_judged(deployment=None) as (_, _, labeller, _):
+        assert labeller.stated(0.01) == 0.01
+
+
 async def test_pairs_that_another_worker_asked_are_not_asked_first_again() -> None:
     async with hand_judged(planted_share=0.001) as (engine, _, labeller, labels):
         for pair in shipped().values():
