@@ -95,6 +95,25 @@ class Quarantined(msgspec.Struct, frozen=True, tag="quarantined", array_like=Tru
     by: str
 
 
+class Objected(msgspec.Struct, frozen=True, tag="objected", array_like=True):
+    """A tenant says of an answer that all of them share that it is wrong: it is not given that one any more, and nobody
+    once another tenant says so too."""
+
+    id: str
+    tenant: str
+    at: float
+
+
+class Voted(msgspec.Struct, frozen=True, tag="voted", array_like=True):
+    """A tenant was given this answer to the question of that key. Tenant and answer are hashed with the secret."""
+
+    key: bytes
+    tenant: bytes
+    answer: bytes
+    at: float
+    expires_at: float
+
+
 class Purged(msgspec.Struct, frozen=True, tag="purged", array_like=True):
     """Of what was there before, all that is selected is gone."""
 
@@ -123,4 +142,4 @@ class Learned(msgspec.Struct, frozen=True, tag="learned", array_like=True):
     at: float
 
 
-Record: TypeAlias = Added | Judged | Quarantined | Purged | Used | Learned
+Record: TypeAlias = Added | Judged | Quarantined | Objected | Voted | Purged | Used | Learned

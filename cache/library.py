@@ -40,6 +40,8 @@ SWEPT = 1000
 PURGED = 500
 INDEXED = 8
 """Entries looked at for a purge, and put into the index, in one slice of work."""
+OBJECTORS = 2
+"""So many tenants have to say that an answer is wrong which all of them share."""
 TIDIED = 100
 """Vectors taken out of each graph by a sweep."""
 
@@ -79,6 +81,8 @@ class Held(msgspec.Struct, frozen=True):
     """Judgements by which its answer fitted a question near its own."""
     contradicted: int
     size_bytes: int
+    objectors: tuple[str, ...] = ()
+    """Tenants who say that it is wrong."""
 
 
 class Preview(msgspec.Struct, frozen=True):
@@ -117,6 +121,7 @@ class _Slot(msgspec.Struct, gc=False):
     confirmed: int = 0
     contradicted: int = 0
     indexed: bool = False
+    objectors: tuple[str, ...] = ()
     signals: Signals | None = None
 
 
@@ -254,6 +259,10 @@ class Library:
                 self._judge(record)
             case Quarantined(ids):
                 return msgspec.structs.replace(record, ids=self._quarantine(ids))
+            case Objected(entry_id, tenant):
+                self._object(entry_id, tenant)
+            case Voted():
+                self.votes.cast(record)
             case Purged():
                 self._purge(record)
             case Used():
@@ -288,7 +297,12 @@ class Library:
         slot = self._ids.get(entry_id)
         if slot is None or self._is_gone(slot):
             return None
-        return Held(slot.entry, slot.hits, slot.confirmed, slot.contradicted, slot.size_bytes)
+        return Held(slot.entry, slot.hits, slot.confirmed, slot.contradicted, slot.size_bytes, slot.objectors)
+
+    def is_unwanted(self, entry_id: str, tenant: str) -> bool:
+        """Whether the tenant said that it is wrong."""
+        slot = self._ids.get(entry_id)
+        return slot is not None and tenant in slot.objectors
 
     def cohort(self, name: str) -> CohortLike:
         """name: tenant/deployment. It is made when it is first asked for."""
@@ -342,6 +356,7 @@ class Library:
 
     def _keep(self, slot: _Slot) -> None:
         entry = slot.entry
+        self.votes.forget(entry.key)
         self._keys[entry.key] = self._ids[entry.id] = self._slots[slot.number] = slot
         self.size_bytes += slot.size_bytes
         self._stats.added += 1
@@ -441,9 +456,19 @@ class Library:
             del self._barred[next(iter(self._barred))]
         return tuple(wrong)
 
+    def _object(self, entry_id: str, tenant: str) -> None:
+        slot = self._ids.get(entry_id)
+        if slot is None or tenant in slot.objectors:
+            return
+        slot.objectors += (tenant,)
+        if len(slot.objectors) >= OBJECTORS:
+            self._quarantine((entry_id,))
+
     def _purge(self, purged: Purged) -> None:
         if purged in self._purges:
             return
+        if purged.selector.id is None:
+            self.votes.forget_before(purged.at)
         self._purges.append(purged)
         slots = self._slots.values() if purged.selector.id is None else self._selected(purged.selector)
         self._going.append((purged, self._next, deque(slots)))

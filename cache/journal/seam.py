@@ -14,11 +14,11 @@ from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
-from cache.entry import Added, Learned, Purged, Quarantined, Record, Used
+from cache.entry import Added, Learned, Objected, Purged, Quarantined, Record, Used, Voted
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = (Added, Quarantined, Purged, Used)
+AT_ONCE = (Added, Quarantined, Objected, Voted, Purged, Used)
 """Told to the worker's own library at once, and perhaps again in their turn."""
 SECRET_BYTES = 32
 SLICE = 8

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from cache.entry import Added, Judged, Learned, Purged, Quarantined, Record, Selector
+from cache.entry import Added, Judged, Learned, Purged, Quarantined, Record, Selector, Voted
 from cache.journal.outbox import Waiting
 
 APPLICATION = 0x48524348
@@ -50,9 +50,9 @@ INSERT = "INSERT INTO records VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 
 EXPIRED = "DELETE FROM records WHERE kind = 'added' AND expires_at <= :now"
 SUPERSEDED = """DELETE FROM records WHERE kind = 'judged' AND at < :now - :settled
   AND number <= (SELECT upto FROM learned WHERE learned.cohort = records.cohort)"""
-LONG_USED = "DELETE FROM records WHERE kind = 'used' AND at < :now - :used"
+LONG_USED = "DELETE FROM records WHERE kind = 'used' AND at < :now - :used OR kind = 'voted' AND expires_at <= :now"
 # They matter to no entry that is still here.
-POINTLESS = """DELETE FROM records WHERE kind IN ('used', 'quarantined', 'purged') AND at < :now - :settled
+POINTLESS = """DELETE FROM records WHERE kind IN ('used', 'quarantined', 'objected', 'purged') AND at < :now - :settled
   AND number < coalesce((SELECT min(number) FROM records WHERE kind = 'added'), 9e18)"""
 CLEANUP = (EXPIRED, SUPERSEDED, LONG_USED, POINTLESS)
 
@@ -244,6 +244,8 @@ class RecordFile:
                     f"DELETE FROM records WHERE kind = 'added' AND number < ?{where}",  # noqa: S608 - of our own words
                     (number, *wanted),
                 )
+                if selector.id is None:
+                    self._db.execute("DELETE FROM records WHERE kind = 'voted' AND number < ?", (number,))
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -309,6 +311,8 @@ def _columns(record: Record) -> Values:
             return (entry.created_at, entry.id, entry.key, *owner, tags, entry.epoch, entry.expires_at)
         case Judged(cohort=cohort):
             return (record.at, None, None, None, None, None, cohort, None, None, None)
+        case Voted(key, expires_at=expires_at):
+            return (record.at, None, key, *[None] * 6, expires_at)
         case _:
             return (record.at, *[None] * 9)
 

@@ -72,7 +72,8 @@ def add_cache_routes(
         """Say whether an answer from the cache fits what was asked. `entry_id` is that of `x-headrace-cache-id`.
 
         One that is wrong is not served any more, by no worker, nor is what was taken for the same answer. Takes a key
-        of the tenant that owns the answer.
+        of the tenant that owns the answer. One that all tenants share is kept from those that say so, and from all
+        once two have said so.
         """
         return await found().feedback(caller, entry_id, wrong=feedback.wrong)
 

@@ -8,14 +8,14 @@ from typing import Final
 
 import msgspec
 
-from cache.entry import Purged, Quarantined, Record, Selector
+from cache.entry import Objected, Purged, Quarantined, Record, Selector
 from cache.journal.seam import JournalStatus
 from cache.library import Library
 from cache.planted import JudgeError
+from gateway.caching.asking import EVERYBODY
 from gateway.caching.feedback import FeedbackTaken, entry_not_found, take_feedback
 from gateway.caching.flights import Flights
 from gateway.caching.judge import Labeller
-from gateway.caching.places import EVERYBODY
 from gateway.caching.report import (
     CacheReport,
     EntryReport,
@@ -48,6 +48,7 @@ class Complaint(msgspec.Struct, frozen=True, tag="complaint", array_like=True):
     tenant: str
     key_name: str
     wrong: bool
+    admin: bool = False
 
 
 class Wanted(msgspec.Struct, frozen=True, tag="wanted", array_like=True):
@@ -58,7 +59,7 @@ class Wanted(msgspec.Struct, frozen=True, tag="wanted", array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Purged | Quarantined | Complaint | Wanted).decode
+_decode = msgspec.msgpack.Decoder(Purged | Quarantined | Objected | Complaint | Wanted).decode
 
 
 class Desk:
@@ -100,8 +101,9 @@ class Desk:
         if message == REPORT:
             return self.report().model_dump_json().encode()
         match _decode(message):
-            case Complaint(entry_id, tenant, key_name, wrong):
-                return self._said(lambda: self._take_complaint(Caller(key_name, tenant), entry_id, wrong=wrong)[0])
+            case Complaint(entry_id, tenant, key_name, wrong, admin):
+                caller = Caller(key_name, tenant, admin=admin)
+                return self._said(lambda: self._take_complaint(caller, entry_id, wrong=wrong)[0])
             case Wanted(entry_id, tenant):
                 return self._said(lambda: self._entry(entry_id, tenant))
             case record:
@@ -142,19 +144,19 @@ class Desk:
         try:
             taken, told = self._take_complaint(caller, entry_id, wrong=wrong)
         except NotFound:
-            asked = Complaint(entry_id, caller.tenant, caller.key_name, wrong)
+            asked = Complaint(entry_id, caller.tenant, caller.key_name, wrong, caller.admin)
             return FeedbackTaken.model_validate_json(await self._from_others(asked, entry_id))
         for record in told:
             await self._to_others(record)
         return taken
 
-    def _take_complaint(self, caller: Caller, entry_id: str, *, wrong: bool) -> tuple[FeedbackTaken, list[Quarantined]]:
+    def _take_complaint(self, caller: Caller, entry_id: str, *, wrong: bool) -> tuple[FeedbackTaken, list[Record]]:
         """And what the other workers are to be told."""
-        told: list[Quarantined] = []
+        told: list[Record] = []
 
         def tell(record: Record) -> None:
             self._tell(record)
-            if isinstance(record, Quarantined):
+            if isinstance(record, Quarantined | Objected):
                 told.append(record)
 
         return take_feedback(self.library, tell, caller, entry_id, wrong=wrong, at=self._wall_s()), told

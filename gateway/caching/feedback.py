@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from cache.entry import Entry, Judged, Quarantined, Record
+from cache.entry import Entry, Judged, Objected, Quarantined, Record
 from cache.library import Library
 from cache.semantics.seam import Look
 from gateway.caching.asking import EVERYBODY
@@ -26,6 +26,8 @@ class Feedback(BaseModel):
 class FeedbackTaken(BaseModel):
     quarantined: int
     """Entries that are not served any more: it, and what was taken for the same answer."""
+    hidden: int = 0
+    """Entries that this tenant is not given any more, and nobody once another tenant says the same."""
 
 
 def entry_not_found(entry_id: str) -> NotFound:
@@ -36,8 +38,8 @@ def entry_not_found(entry_id: str) -> NotFound:
 def take_feedback(
     library: Library, tell: Callable[[Record], None], caller: Caller, entry_id: str, *, wrong: bool, at: float
 ) -> FeedbackTaken:
-    """Withdraw what is wrong at once. Of an answer that all tenants share, any of them may say so: nobody but those who
-    were given it knows its id.
+    """Withdraw what is wrong at once. An answer that all tenants share is kept from the one that says so, and from all
+    once another says so too, or a key for administration.
 
     Raises:
         NotFound: there is no such entry that the caller's tenant owns or shares.
@@ -47,8 +49,13 @@ def take_feedback(
         raise entry_not_found(entry_id)
     if not wrong:
         return FeedbackTaken(quarantined=0)
-    before = library.stats().quarantined
     by = f"{caller.tenant}/{caller.key_name}"
+    others = [tenant for tenant in held.objectors if tenant != caller.tenant]
+    if held.entry.tenant == EVERYBODY and not others and not caller.admin:
+        tell(Objected(entry_id, caller.tenant, at))
+        logger.warning("cache: %s says that entry %s of %s is wrong", by, entry_id, held.entry.cohort)
+        return FeedbackTaken(quarantined=0, hidden=1)
+    before = library.stats().quarantined
     complaint = _complaint(library, held.entry, at)
     if complaint is not None:
         tell(complaint)

@@ -82,7 +82,7 @@ class ResponseCache:
         self._tell = tell
         self._wall_s = wall_s
         self._stays_here = stays_here
-        self._votes = Votes()
+        self._votes = Votes(library, places, tell, wall_s, options.ttl_s)
         self._ids = _Ids()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -158,7 +158,9 @@ class ResponseCache:
         now = self._wall_s()
         for place in places:
             entry = self._library.find(place.question.key, now)
-            if entry is not None and controls.serves(now - entry.created_at, entry.expires_at - now):
+            if entry is None or self._is_unwanted(asking, entry):
+                continue
+            if controls.serves(now - entry.created_at, entry.expires_at - now):
                 self._tally.looked_up("exact", hit=True)
                 self._library.hit(entry.id)
                 await self._give(asking, entry, None)
@@ -178,7 +180,7 @@ class ResponseCache:
                 return own
             if place.tenant != EVERYBODY:
                 own = sight
-            entry = self._fitting(sight, controls)
+            entry = self._fitting(asking, sight, controls)
             self._tally.looked_up("semantic", hit=entry is not None)
             if entry is not None:
                 semantic.served(place, sight, entry, asking.call, asking.deployment.name, asking.clearance)
@@ -186,10 +188,14 @@ class ResponseCache:
                 return None
         return own
 
-    def _fitting(self, sight: Sight, controls: Controls) -> Entry | None:
+    def _is_unwanted(self, asking: Asking, entry: Entry) -> bool:
+        """Whether all share it, and the caller's tenant said that it is wrong."""
+        return entry.tenant == EVERYBODY and self._library.is_unwanted(entry.id, asking.caller.tenant)
+
+    def _fitting(self, asking: Asking, sight: Sight, controls: Controls) -> Entry | None:
         look = sight.look
         held = self._library.held(look.candidate) if look is not None and look.serves else None
-        if held is None:
+        if held is None or self._is_unwanted(asking, held.entry):
             return None
         now, entry = self._wall_s(), held.entry
         return entry if controls.serves(now - entry.created_at, entry.expires_at - now) else None

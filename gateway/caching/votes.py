@@ -1,36 +1,48 @@
-"""How many tenants were given the same answer, before everybody may have it."""
+"""Answers that several tenants were given, each by the engine, before all may have them from the cache."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from hashlib import sha256
+from collections.abc import Callable
+from hashlib import blake2b, sha256
+from typing import Final
 
-MOST = 20_000
-"""Questions whose votes are kept in a worker; the oldest go first."""
-MOST_TENANTS = 128
-"""Of one question."""
+from cache.entry import Record, Voted
+from cache.library import Library
+from gateway.caching.places import Places
+
+_DIGEST_BYTES: Final = 16
 
 
 class Votes:
-    """Of one worker: each counts what it has seen itself."""
+    """Casts those of this worker, and counts those of all.
 
-    def __init__(self) -> None:
-        self._votes: OrderedDict[bytes, dict[str, bytes]] = OrderedDict()
+    tell: takes records for the journal. keep_s: for how long a vote counts.
+    """
 
-    def __repr__(self) -> str:
-        return f"<Votes questions={len(self._votes)}>"
+    def __init__(
+        self,
+        library: Library,
+        places: Places,
+        tell: Callable[[Record], None],
+        wall_s: Callable[[], float],
+        keep_s: float,
+    ) -> None:
+        self._library = library
+        self._places = places
+        self._tell = tell
+        self._wall_s = wall_s
+        self._keep_s = keep_s
 
     def cast(self, key: bytes, tenant: str, text: str) -> int:
         """A tenant's own answer to the question of that key. Returns how many tenants' latest answer was this one."""
-        votes = self._votes.setdefault(key, {})
-        self._votes.move_to_end(key)
-        digest = sha256(text.encode()).digest()
-        if tenant in votes or len(votes) < MOST_TENANTS:
-            votes[tenant] = digest
-        if len(self._votes) > MOST:
-            self._votes.popitem(last=False)
-        return sum(1 for one in votes.values() if one == digest)
+        now, answer = self._wall_s(), self._digest(b"answer", text)
+        self._tell(Voted(key, self._digest(b"tenant", tenant), answer, now, now + self._keep_s))
+        return self._library.votes.count(key, answer, now)
 
     def forget(self, key: bytes) -> None:
         """Everybody has the answer now."""
-        self._votes.pop(key, None)
+        self._library.votes.forget(key)
+
+    def _digest(self, what: bytes, text: str) -> bytes:
+        key = sha256(self._places.secret).digest()
+        return blake2b(text.encode(errors="replace"), digest_size=_DIGEST_BYTES, key=key, person=what).digest()

@@ -55,7 +55,8 @@ async def test_a17_reports_purges_and_feedback_reach_every_worker(tmp_path: Path
             entry_id = (await ask(url)).headers["x-headrace-cache-id"]
             async with client(url) as http:
                 taken = await http.post(f"/v1/cache/{entry_id}/feedback", json={"wrong": True})
-            assert taken.json() == {"quarantined": 1}  # each worker has an entry of its own; it finds the right one
+            # Each worker has an entry of its own; it finds the right one.
+            assert taken.json() == {"quarantined": 1, "hidden": 0}
             shown = await asyncio.to_thread(cli, "inspect", entry_id, "--url", url)
             assert shown.exit_code == 1, shown.output
             await asyncio.to_thread(cli, "purge", "--tenant", "default", "--url", url)
