@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -37,6 +37,10 @@ class Given:
     entry_id: str
 
 
+def says(question: str, mark: str) -> str:
+    return question.upper() if question.startswith(PLAIN) else f"{question}, says {mark}"
+
+
 @dataclass
 class Scribe:
     """said: what the engine has said by the mark of each answer, of those that it has sent whole. delay_s: before an
@@ -46,6 +50,7 @@ class Scribe:
     calls: int = 0
     said: dict[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
+    says: Callable[[str, str], str] = says
 
     async def answer(self, peer: Peer) -> None:
         with contextlib.suppress(RuntimeError):  # what uvloop raises on a connection that was closed
@@ -56,7 +61,7 @@ class Scribe:
             body = json.loads(request.partition(b"\r\n\r\n")[2])
             self.calls += 1
             mark, question = f"mark-{self.calls}", str(body["messages"][-1]["content"])
-            text = question.upper() if question.startswith(PLAIN) else f"{question}, says {mark}"
+            text = self.says(question, mark)
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             if body.get("stream"):
@@ -72,8 +77,8 @@ class Scribe:
 
 
 @asynccontextmanager
-async def scribe_running(delay_s: float = 0.0) -> AsyncIterator[Scribe]:
-    scribe = Scribe(delay_s=delay_s)
+async def scribe_running(delay_s: float = 0.0, says: Callable[[str, str], str] = says) -> AsyncIterator[Scribe]:
+    scribe = Scribe(delay_s=delay_s, says=says)
     async with engine_server(scribe.answer) as scribe.url:
         yield scribe
 

@@ -25,8 +25,8 @@ OURS = 4
 async def shop(**cache: object) -> AsyncIterator[tuple[Scribe, Server]]:
     """cache: of the deployment."""
     async with scribe_running() as scribe:
-        config = config_of(scribe.url, keys=KEYS, cache=cache)
-        config["cache"] = {"enabled": True, "store": "memory"}
+        config = config_of(scribe.url, keys=KEYS, cache={"enabled": True, "store": "memory"})
+        config["deployments"]["m"]["cache"] = cache
         async with serving(config) as server:
             yield scribe, server
 
@@ -162,6 +162,20 @@ async def test_a21_an_answer_that_is_shared_is_not_replaced_by_one_tenant_alone(
         assert await asked(server, PLAIN, "victim") == shared
 
 
+async def test_a21_one_tenant_alone_takes_a_shared_answer_from_itself_but_not_from_others() -> None:
+    async with shop(share="all", confirmations=1) as (_, server):
+        for key in ("other", "third"):
+            await asked(server, PLAIN, key)
+        shared = await asked(server, PLAIN, "victim")
+        assert shared == await asked(server, PLAIN, "evil")
+        for time in range(6):
+            headers = key_of(("evil", "evil2")[time % 2])
+            path = f"/cache/{shared.entry_id}/feedback"
+            await server.post(path, {"wrong": True}, **headers, content_type="application/json")
+        assert (await asked(server, PLAIN, "evil")).source == "miss"
+        assert await asked(server, PLAIN, "victim") == shared
+
+
 async def test_a21_a_complaint_takes_what_is_its_tenants_own_and_leaves_the_same_of_others() -> None:
     async with shop() as (_, server):
         kept = {}
@@ -170,7 +184,7 @@ async def test_a21_a_complaint_takes_what_is_its_tenants_own_and_leaves_the_same
             kept[key] = await asked(server, PLAIN, key)
         path = f"/cache/{kept['evil'].entry_id}/feedback"
         answer = await server.post(path, {"wrong": True}, **key_of("evil2"), content_type="application/json")
-        assert answer.json() == {"quarantined": 1}
+        assert answer.json()["quarantined"] == 1
         assert (await asked(server, PLAIN, "evil")).source == "miss"
         assert await asked(server, PLAIN, "victim") == kept["victim"]
 
