@@ -29,9 +29,10 @@ BLOCK = 512
 """Rows multiplied at a time: for larger products BLAS wakes threads, which on a busy machine costs milliseconds."""
 HALF_BYTES = 2
 LINKS = 16
-WIDTH_ADD = 64
+WIDTH_ADD = 32
 WIDTH_SEARCH = 64
-"""Of the graph: links of a node, and how widely it is searched."""
+"""Of the graph: links of a node, and how widely it is searched. To add twice as widely takes twice as long, and finds
+none of the near ones that are not found so: of 20,000 questions, all whose cosine is over 0.8."""
 
 
 def as_floats(vector: bytes) -> Floats:

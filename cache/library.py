@@ -1,6 +1,6 @@
 """What a worker has in memory: entries, what finds them, and what their cohorts learned.
 
-Only records change it, so workers that apply the same ones come to the same. It knows no clock: every time comes in.
+Only records change it, so workers that apply the same ones come to the same. Every time that matters comes in.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import heapq
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -38,8 +39,10 @@ PURGES = 256
 SWEPT = 1000
 """Entries dropped by a sweep: it must not hold up the worker. What is due is not found in the meantime."""
 PURGED = 500
-INDEXED = 8
-"""Entries looked at for a purge, and put into the index, in one slice of work."""
+"""Entries looked at for a purge in one slice of work."""
+SLICE_S = 0.004
+"""For which entries are put into the index in one slice: in a large one that takes ten times as long as in a small
+one."""
 OBJECTORS = 2
 """So many tenants have to say that an answer is wrong which all of them share."""
 TIDIED = 100
@@ -187,10 +190,13 @@ class Library:
     def work(self) -> bool:
         """A slice of what was put off because it would hold up the worker, a few milliseconds. False: nothing is left.
         What was purged but is still there is not found meanwhile."""
-        for _ in range(min(INDEXED, len(self._unindexed))):
+        ends_s = perf_counter() + SLICE_S
+        while self._unindexed:
             slot = self._unindexed.popleft()
             if not slot.indexed and self._slots.get(slot.number) is slot:
                 self._index(slot)
+            if perf_counter() >= ends_s:
+                break
         if self._going:
             self._purge_some()
         return bool(self._unindexed or self._going)

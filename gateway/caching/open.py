@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 FILE = "cache.sqlite"
 TIDY_S = 1.0
-WORK_S = 0.005
+WORK_S = 0.004
 """Between two slices of what the library put off."""
 TELL_USED_S = 10.0
 """Between two records of what was served, by which all workers judge what is worth keeping."""

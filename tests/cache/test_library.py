@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -217,7 +218,10 @@ def test_a_large_purge_takes_effect_at_once_and_its_work_is_done_in_slices() -> 
     assert shelf.size_bytes == sum(size_of(slot.entry) for slot in shelf._ids.values())
 
 
-def test_entries_are_found_by_an_embedder_that_comes_later_once_the_work_is_done() -> None:
+def test_entries_are_found_by_an_embedder_that_comes_later_once_the_work_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("cache.library.SLICE_S", 0.0)
     shelf = Library(CountingCohort, library()._bound, max_bytes=10**7)
     for n in range(20):
         shelf.apply(added(f"e{n}", seed=n))
