@@ -10,14 +10,15 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from cache.entry import Added, Entry, Judged, Learned, Objected, Purged, Quarantined, Record, Selector, Used, Voted
 from cache.eviction import Ranking, worth
+from cache.held import CohortLike, Held, LibraryStats, Preview, Slot, size_of
 from cache.planted import JudgeError, is_of_judge
-from cache.semantics.seam import Bound, CohortStatus, Look, Near
+from cache.semantics.seam import Bound, Look, Near
 from cache.votes import Votes
 
 if TYPE_CHECKING:
@@ -26,112 +27,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ENTRY_BYTES = 1500
-"""Of memory that an entry takes besides what it takes when it is written down."""
-VECTOR_BYTES = 700
-"""The same for one that has a vector, besides 4 bytes for each of its numbers."""
-LARGEST_SHARE = 4
+LARGEST_SHARE: Final = 4
 """One part in so many of all memory is the most that an entry may take."""
-BARRED = 65536
+BARRED: Final = 65536
 """So many ids that were found to be wrong are remembered."""
-PURGES = 256
+PURGES: Final = 256
 """So many purges are remembered, for entries that are told late."""
-SWEPT = 1000
+SWEPT: Final = 1000
 """Entries dropped by a sweep: it must not hold up the worker. What is due is not found in the meantime."""
-PURGED = 500
+PURGED: Final = 500
 """Entries looked at for a purge in one slice of work."""
-SLICE_S = 0.004
+SLICE_S: Final = 0.004
 """For which entries are put into the index in one slice: in a large one that takes ten times as long as in a small
 one."""
-OBJECTORS = 2
+OBJECTORS: Final = 2
 """So many tenants have to say that an answer is wrong which all of them share."""
-TIDIED = 100
+TIDIED: Final = 100
 """Vectors taken out of each graph by a sweep."""
-
-_encode = msgspec.msgpack.Encoder().encode
-
-
-class CohortLike(Protocol):
-    """What decides for a tenant and deployment; `cache.semantics.cohort` has it."""
-
-    def look(self, text: str, near: Sequence[Near]) -> Look: ...
-
-    def added(self, entry_id: str, text: str, /) -> None: ...
-
-    def learn(self, judged: Judged, /) -> None: ...
-
-    def served(self, look: Look, audited: bool = ..., /) -> None: ...
-
-    def lost(self, look: Look, /) -> None: ...
-
-    def quarantine(self, entry_id: str, /) -> tuple[str, ...]: ...
-
-    def forget(self, entry_id: str, /) -> None: ...
-
-    def status(self) -> CohortStatus: ...
-
-    def snapshot(self) -> bytes: ...
-
-    def restore(self, state: bytes, /) -> None: ...
-
-
-class Held(msgspec.Struct, frozen=True):
-    """An entry, and what became of it."""
-
-    entry: Entry
-    hits: int
-    confirmed: int
-    """Judgements by which its answer fitted a question near its own."""
-    contradicted: int
-    size_bytes: int
-    objectors: tuple[str, ...] = ()
-    """Tenants who say that it is wrong."""
-
-
-class Preview(msgspec.Struct, frozen=True):
-    """What a purge would take."""
-
-    entries: int
-    size_bytes: int
-
-
-class LibraryStats(msgspec.Struct):
-    entries: int = 0
-    size_bytes: int = 0
-    max_bytes: int = 0
-    vectors: int = 0
-    partitions: int = 0
-    exact_hits: int = 0
-    semantic_hits: int = 0
-    added: int = 0
-    replaced: int = 0
-    """By a newer answer to the same question."""
-    evicted: int = 0
-    expired: int = 0
-    quarantined: int = 0
-    purged: int = 0
-    too_large: int = 0
-
-
-class _Slot(msgspec.Struct, gc=False):
-    """Without the garbage collector, which would look at each of very many in vain: there is no cycle."""
-
-    entry: Entry
-    number: int
-    clock: float
-    size_bytes: int
-    hits: int = 0
-    confirmed: int = 0
-    contradicted: int = 0
-    indexed: bool = False
-    objectors: tuple[str, ...] = ()
-    signals: Signals | None = None
-
-
-def size_of(entry: Entry) -> int:
-    """Bytes of memory that count for it."""
-    vector = VECTOR_BYTES + 2 * (len(entry.vector) + len(entry.first)) if entry.vector else 0
-    return len(_encode(entry)) + ENTRY_BYTES + vector
 
 
 class Library:
@@ -153,9 +65,9 @@ class Library:
         self._embedder = embedder
         self._read_signals = read_signals
         self._me = me
-        self._keys: dict[bytes, _Slot] = {}
-        self._ids: dict[str, _Slot] = {}
-        self._slots: dict[int, _Slot] = {}
+        self._keys: dict[bytes, Slot] = {}
+        self._ids: dict[str, Slot] = {}
+        self._slots: dict[int, Slot] = {}
         self._places: dict[bytes, Place] = {}
         """By partition."""
         self._untidy: set[bytes] = set()
@@ -164,10 +76,10 @@ class Library:
         self._ends: list[tuple[float, int]] = []
         self._barred: dict[str, None] = {}
         self._purges: deque[Purged] = deque(maxlen=PURGES)
-        self._going: deque[tuple[Purged, int, deque[_Slot]]] = deque()
+        self._going: deque[tuple[Purged, int, deque[Slot]]] = deque()
         """Purges that are under way: each with the number from which on entries are newer, and who is still to be
         looked at."""
-        self._unindexed: deque[_Slot] = deque()
+        self._unindexed: deque[Slot] = deque()
         self._used: dict[str, int] = {}
         self._stats = LibraryStats(max_bytes=max_bytes)
         self.cohorts: dict[str, CohortLike] = {}
@@ -348,7 +260,7 @@ class Library:
             older = None
         if older is not None and (older.entry.created_at, older.entry.id) > (entry.created_at, entry.id):
             return
-        slot = _Slot(entry, self._next, self._ranking.clock, size_of(entry))
+        slot = Slot(entry, self._next, self._ranking.clock, size_of(entry))
         if slot.size_bytes > self._max_bytes // LARGEST_SHARE:
             self._stats.too_large += 1
             return
@@ -360,7 +272,7 @@ class Library:
         self._keep(slot)
         self._make_room()
 
-    def _keep(self, slot: _Slot) -> None:
+    def _keep(self, slot: Slot) -> None:
         entry = slot.entry
         self.votes.forget(entry.key)
         self._keys[entry.key] = self._ids[entry.id] = self._slots[slot.number] = slot
@@ -375,7 +287,7 @@ class Library:
             else:
                 self._index(slot)
 
-    def _index(self, slot: _Slot) -> None:
+    def _index(self, slot: Slot) -> None:
         entry = slot.entry
         if entry.vector and entry.partition and entry.embedder == self._embedder:
             place = self._place(entry)
@@ -391,7 +303,7 @@ class Library:
             place = Place(len(entry.vector) // HALF_BYTES)
         return place
 
-    def _drop(self, slot: _Slot, *, forget: bool = True) -> None:
+    def _drop(self, slot: Slot, *, forget: bool = True) -> None:
         entry = slot.entry
         del self._ids[entry.id], self._slots[slot.number]
         if self._keys.get(entry.key) is slot:
@@ -422,12 +334,12 @@ class Library:
         slot = self._slots.get(number)
         return None if slot is None else self._rank_of(slot)
 
-    def _rank_of(self, slot: _Slot) -> float:
+    def _rank_of(self, slot: Slot) -> float:
         entry = slot.entry
         saves = worth(entry.saved_s, entry.nano_usd, slot.hits, slot.confirmed, slot.contradicted)
         return slot.clock + saves / slot.size_bytes
 
-    def _signals(self, slot: _Slot) -> Signals | None:
+    def _signals(self, slot: Slot) -> Signals | None:
         if slot.signals is None and self._read_signals is not None:
             slot.signals = self._read_signals(slot.entry.text)
         return slot.signals
@@ -490,18 +402,18 @@ class Library:
         if not slots:
             self._going.popleft()
 
-    def _drop_purged(self, slot: _Slot) -> None:
+    def _drop_purged(self, slot: Slot) -> None:
         self._drop(slot)
         self._stats.purged += 1
 
-    def _is_gone(self, slot: _Slot) -> bool:
+    def _is_gone(self, slot: Slot) -> bool:
         """Whether it was purged, though it is still there."""
         return any(slot.number < before and purged.selector.matches(slot.entry) for purged, before, _ in self._going)
 
     def _was_purged(self, entry: Entry) -> bool:
         return any(purged.at >= entry.created_at and purged.selector.matches(entry) for purged in self._purges)
 
-    def _selected(self, selector: Selector) -> list[_Slot]:
+    def _selected(self, selector: Selector) -> list[Slot]:
         if selector.id is not None:
             slot = self._ids.get(selector.id)
             return [slot] if slot is not None and selector.matches(slot.entry) and not self._is_gone(slot) else []

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from pydantic import BaseModel
 
 from cache.answer import text_of
+from cache.held import Held
 from cache.journal.seam import JournalStatus
-from cache.library import Held
 from cache.planted import Share
 from cache.semantics.seam import CohortStatus, State
 from gateway.caching.flights import Flights

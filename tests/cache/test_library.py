@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from cache.entry import Added, Learned, Purged, Quarantined, Record, Selector, Used
 from cache.eviction import Ranking, worth
+from cache.held import size_of
 from cache.index import as_bytes
-from cache.library import PURGED, PURGES, Library, size_of
+from cache.library import PURGED, PURGES, Library
 from cache.planted import planted_record, record_of, shipped
 from cache.semantics.seam import Look
 from tests.cache.entries import (
