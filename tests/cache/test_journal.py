@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cache.entry import Added, Judged, Learned, Purged, Quarantined, Record, Selector, Used
+from cache.entry import Added, Judged, Learned, Objected, Purged, Quarantined, Record, Selector, Used, Voted
 from cache.journal import redis, sqlite_file
 from cache.journal.memory import MemoryJournal
 from cache.journal.outbox import Outbox
@@ -85,6 +85,26 @@ async def test_what_a_worker_adds_it_finds_at_once(kind: str, tmp_path: Path) ->
         status = journal.status()
         assert (status.name, status.state, status.waiting, status.dropped) == (kind, "ok", 0, 0)
         assert len(journal.secret) == 32
+
+
+@pytest.mark.parametrize("kind", SHARED)
+async def test_votes_and_complaints_reach_all_workers_and_one_that_comes_later(kind: str, tmp_path: Path) -> None:
+    async with opened(kind, tmp_path) as another:
+        async with worker(another) as (one, here), worker(another, "you") as (other, there):
+            one.append(Added(entry("a")))
+            one.append(Objected(entry("a").id, "acme", NOW))
+            one.append(Voted(b"q", b"acme", b"4", NOW, NOW + 60.0))
+            other.append(Voted(b"q", b"globex", b"4", NOW, NOW + 60.0))
+            for shelf in (here, there):
+                await settled(partial(lacks, shelf), "a vote or the complaint is not known")
+            await one.settled()
+            await other.settled()
+        async with worker(another, "late") as (_, late):
+            await settled(partial(lacks, late), "a vote or the complaint is not known")
+
+
+def lacks(shelf: Library) -> bool:
+    return shelf.votes.count(b"q", b"4", NOW) < 2 or not shelf.is_unwanted(entry("a").id, "acme")
 
 
 @pytest.mark.parametrize("kind", SHARED)
