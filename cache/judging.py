@@ -1,15 +1,14 @@
 """Whether two answers say the same: by rules where their texts settle it, else by the verdict of a language model.
 
 The judge reads what callers and models wrote, any of which may try to talk to it. So it is told nothing but data in
-quotes, the two letters that it may answer with are drawn anew for each question, and whatever it says besides one of
-them is no verdict.
+quotes, the question comes after them, and whatever it says besides yes or no is no verdict. Letters drawn to stand for
+yes and no would be harder to guess for who wrote an answer, but small models do not know what to make of them.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import random
 import re
 import unicodedata
 from typing import TypeAlias
@@ -25,7 +24,6 @@ MAX_LINE_CHARS = 400
 MAX_JUDGED_CHARS = 12_000
 """Of question and answers together. What is longer is not judged: the end that is cut off may be what differs."""
 VERDICT_TOKENS = 4
-_LETTERS = "BDFGHJKLMNPQRTVW"
 _NEGATIONS = frozenset(
     {"no", "non", "not", "never", "none", "nor", "without", "cannot", "isn't", "don't", "doesn't", "can't"}
 )
@@ -162,33 +160,26 @@ either of them. Wording, order, politeness, layout and length do not matter. The
 number, name, date, unit, direction, condition, yes or no, or if only one of them answers the question."""
 _ASKED = """
 
-Do both answers say the same? Reply with one letter and nothing else: {same} if they are the same, {different} if they \
-differ or if you are not sure."""
-"""After the data, where small models heed it best; and what stands before is the same each time, so that engines keep
-it."""
+Do both answers say the same? Reply with one word: yes if they are the same, no if they differ or if you are not \
+sure."""
+"""What stands before it but the data is the same each time, so that engines keep it."""
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """What the judge is asked. `same`, `different`: the letters for its verdict."""
+    """What the judge is asked."""
 
     system: str
     user: str
-    same: str
-    different: str
 
 
-def prompt(question: str, first: str, second: str, rng: random.Random) -> Prompt | None:
-    """The question to the judge; None: it would be too long.
-
-    rng: draws the letters, which nobody can know who wrote one of the answers.
-    """
+def prompt(question: str, first: str, second: str) -> Prompt | None:
+    """The question to the judge; None: it would be too long."""
     if len(question) + len(first) + len(second) > MAX_JUDGED_CHARS:
         return None
-    same, different = rng.sample(_LETTERS, 2)
     told = json.dumps({"question": question, "first": first, "second": second}, ensure_ascii=False)
-    return Prompt(_SYSTEM, told + _ASKED.format(same=same, different=different), same, different)
+    return Prompt(_SYSTEM, told + _ASKED)
 
 
-def verdict(asked: Prompt, said: str) -> bool | None:
+def verdict(said: str) -> bool | None:
     """What the judge said; None: nothing that counts."""
-    return {asked.same: True, asked.different: False}.get(said.strip().strip("\"'.*`").strip())
+    return {"yes": True, "no": False}.get(said.strip().strip("\"'.*`").strip().casefold())

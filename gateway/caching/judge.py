@@ -280,7 +280,7 @@ class Labeller:
             Busy, Unreachable, ApiError: see `_ask_judge`.
         """
         for first, second in ((pair.first, pair.second), (pair.second, pair.first)):
-            asked = prompt(pair.question, first, second, self._rng)
+            asked = prompt(pair.question, first, second)
             same = None if asked is None else await self._ask_judge(asked, clearance, purpose)
             if not same:
                 return same
@@ -299,7 +299,7 @@ class Labeller:
         except ApiError:
             self._count(None, failed=True)
             raise
-        same = verdict(asked, said(body))
+        same = verdict(said(body))
         self._count(same)
         return same
 

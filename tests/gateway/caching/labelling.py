@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -139,13 +138,6 @@ async def judged(engine: HandEngine, verdict: str) -> Turn:
     turns = []
     for _ in range(2 if verdict == "same" else 1):
         turn = await engine.turn()
-        same, different = letters(turn)
-        turn.send(whole(completion({"same": same, "different": different}.get(verdict, verdict))))
+        turn.send(whole(completion({"same": "yes", "different": "No."}.get(verdict, verdict))))
         turns.append(turn)
     return turns[0]
-
-
-def letters(turn: Turn) -> tuple[str, str]:
-    """For same and for different, in a question to the judge."""
-    same, different = re.findall(r"\b([A-Z]) if they (?:are|differ)", json.dumps(turn.json["messages"]))
-    return same, different

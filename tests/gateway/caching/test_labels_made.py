@@ -20,7 +20,6 @@ from tests.gateway.caching.labelling import (
     hand_judged,
     judged,
     labelling,
-    letters,
     wish,
 )
 from tests.harness import (
@@ -81,13 +80,12 @@ async def test_the_judge_decides_the_rest_and_its_usage_has_a_tenant_of_its_own(
 async def test_answers_are_the_same_only_if_the_judge_says_so_both_ways_round() -> None:
     async with hand_judged() as (engine, _, labeller, labels):
         labeller.want(wish(LONG, OTHER))
-        for verdict in ("{same}", "{different}"):
+        for verdict in ("yes", "no"):
             turn = await engine.turn()
             told = json.loads(turn.json["messages"][1]["content"].partition("\n")[0])
             assert {told["first"], told["second"]} == {LONG, OTHER}
-            assert (told["first"] == OTHER) is (verdict == "{same}")
-            same, different = letters(turn)
-            turn.send(whole(completion(verdict.format(same=same, different=different))))
+            assert (told["first"] == OTHER) is (verdict == "yes")
+            turn.send(whole(completion(verdict)))
         assert (await labels.told.get()).equal is False
         assert labeller.asked == {"same": 1, "different": 1}
 
