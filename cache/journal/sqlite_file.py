@@ -158,11 +158,13 @@ class RecordFile:
         return [(Learned(cohort, bytes(state), labels, at), upto) for cohort, state, labels, at, upto in found]
 
     def rows(self, after: int, now: float) -> Iterator[Row]:
-        """Records with higher numbers, in order, but for entries that have had their time."""
+        """Records with higher numbers, in order, but for entries that have had their time, and for this worker's own,
+        unless they take effect in the order of all workers' alone."""
         found = self._db.execute(
             "SELECT number, kind, origin, cohort, crc, body FROM records "
-            "WHERE number > ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY number",
-            (after, now),
+            "WHERE number > ? AND (expires_at IS NULL OR expires_at > ?) AND (origin <> ? OR kind = 'judged') "
+            "ORDER BY number",
+            (after, now, self._origin),
         )
         for row in found:
             yield Row(*row)

@@ -66,11 +66,13 @@ def look_at(path: Path, query: str) -> list[tuple[object, ...]]:
 NURSERY = """
 import asyncio, os, pathlib, random, secrets, signal, sys, time
 from cache.entry import Added
-from cache.journal.sqlite import SqliteJournal
+from cache.journal import sqlite
 from tests.cache.entries import entry, library
 
+sqlite.GATHER_S = 0.0
+
 async def write(path, said):
-    journal = SqliteJournal(path, lambda: 1_700_000_000.0)
+    journal = sqlite.SqliteJournal(path, lambda: 1_700_000_000.0)
     await journal.start(library(100_000_000))
     os.write(said, b"x")
     while True:
