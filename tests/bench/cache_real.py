@@ -69,7 +69,8 @@ async def run(asked: argparse.Namespace) -> Json:
             near = Near([said[text] for text in texts], vectors[places])
             for limit in asked.max_wrong_hit_rate:
                 found = {"order": order, "limit": limit, "ceiling": near.ceiling, "hindsight": near.hindsight(limit)}
-                found |= await _through_gateway(kind, said, texts, limit, judge, asked.label_wait_s)
+                if not asked.hindsight:
+                    found |= await _through_gateway(kind, said, texts, limit, judge, asked.label_wait_s)
                 report["orders"].append(found)
                 progress(json.dumps(found))
         return report
@@ -109,8 +110,10 @@ class Near:
             shares = defaultdict[str, float](float)
             for one in order:
                 shares[said[one].answer.casefold()] += float(np.exp(SHARP * (cosines[one] - 1)))
-            share, best = max((share, text) for text, share in shares.items())
-            self._votes.append((share / sum(shares.values()) + share, best == said[place].answer.casefold()))
+            ranked = [*sorted(((share, text) for text, share in shares.items()), reverse=True), (0.0, "")]
+            (first, best), (second, _) = ranked[:2]
+            agreement = (first - second) / sum(shares.values()) + first / 2
+            self._votes.append((agreement, best == said[place].answer.casefold()))
         self.ceiling = round(equals / len(said), 4)
 
     def hindsight(self, limit: float) -> Json:
@@ -224,6 +227,7 @@ def main() -> None:
     parser.add_argument(
         "--label-wait-s", type=float, default=5.0, help="longest that a question waits for earlier labels"
     )
+    parser.add_argument("--hindsight", action="store_true", help="only that, without a gateway")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     asked.max_wrong_hit_rate = asked.max_wrong_hit_rate or [0.02, 0.05]
