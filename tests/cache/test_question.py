@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache.canonical import MAX_BODY_BYTES
 from cache.asked import Question, Rules, Scope
+from cache.canonical import MAX_BODY_BYTES
 from cache.question import read_question
 from cache.time_bound import is_time_bound
 
