@@ -27,7 +27,7 @@ from tests.valkey import Valkey
 CLIENTS = 6
 LOOK_S = 0.01
 """Between two looks at the store."""
-LEAST = 30
+LEAST = 20
 """Entries that are confirmed before anything is killed."""
 LONGEST_S = 0.3
 """From then on until it is."""
@@ -39,6 +39,9 @@ RECORDS = "{headrace}:cache:records"
 class Store:
     """What is confirmed, that is, in the file or in Redis, read without any of the gateway's code but the decoding of a
     record."""
+
+    workers = 2
+    """Of the gateway."""
 
     def __init__(self, options: Json) -> None:
         self.options = options
@@ -130,7 +133,7 @@ def question_of(text: str) -> str:
 
 
 def config(scribe: Scribe, store: Store) -> Json:
-    found = config_of(scribe.url, server={"workers": 2, "drain_s": 2}, cache={"enabled": True})
+    found = config_of(scribe.url, server={"workers": store.workers, "drain_s": 2}, cache={"enabled": True})
     found["cache"] |= {"ttl_s": 86400} | store.options["cache"]
     return found | {name: one for name, one in store.options.items() if name != "cache"}
 
@@ -172,23 +175,26 @@ async def lose_worker(folder: Path, scribe: Scribe, store: Store, chance: random
             confirmed = await store.confirmed()
             os.kill(chance.choice(before), signal.SIGKILL)
             await gateway.said("worker .* (was killed|ended|died)")
-        await check(gateway.url, confirmed, asked, scribe)
+        fresh = await check(gateway.url, confirmed, asked, scribe)
+    assert fresh.items() <= (await store.confirmed()).items(), "lost by a stop that was asked for"
 
 
 async def recovered(folder: Path, scribe: Scribe, store: Store, confirmed: Mapping[str, str], asked: Asked) -> None:
     """Start it again: what was confirmed is there, whole, and so is all else that is there."""
     async with running(folder, scribe, store) as gateway:
-        await check(gateway.url, confirmed, asked, scribe)
+        fresh = await check(gateway.url, confirmed, asked, scribe)
         assert "damaged" not in gateway.text, gateway.text
+    assert fresh.items() <= (await store.confirmed()).items(), "lost by a stop that was asked for"
 
 
-async def check(url: str, confirmed: Mapping[str, str], asked: Asked, scribe: Scribe) -> None:
-    """Ask again, either worker.
+async def check(url: str, confirmed: Mapping[str, str], asked: Asked, scribe: Scribe) -> dict[str, str]:
+    """Ask again, either worker. Returns what was not there and is now.
 
     Raises:
         AssertionError: something confirmed is lost, or what is served is not, to the last word, what the engine said.
     """
     assert confirmed.keys() <= set(asked.questions)
+    fresh = {}
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(client(url)) for _ in range(CLIENTS)]
         for place, question in enumerate(asked.worth_asking()):
@@ -198,7 +204,8 @@ async def check(url: str, confirmed: Mapping[str, str], asked: Asked, scribe: Sc
             before = asked.given.get(question)
             if got.source == "miss":
                 assert question not in confirmed, f"{question[:40]} was confirmed"
-                asked.given[question] = got
+                asked.given[question], fresh[question] = got, got.text
             else:
                 assert confirmed.get(question, got.text) == got.text
-                assert before is None or before.mark == got.mark, "not the answer that was given before"
+                assert before is None or before.mark == got.mark, f"{question[:20]}: {got.mark}, not {before.mark}"
+    return fresh

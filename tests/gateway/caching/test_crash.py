@@ -13,6 +13,7 @@ from tests.valkey import valkey_running
 
 async def test_killed_with_a_file_it_has_what_was_confirmed(tmp_path: Path) -> None:
     chance, asked, store = random.Random(), Asked(), SqliteStore(tmp_path)
+    store.workers = 1
     async with scribe_running(0.002) as scribe:
         confirmed = await crash(tmp_path, scribe, store, chance, asked)
         await recovered(tmp_path, scribe, store, confirmed, asked)
@@ -22,6 +23,7 @@ async def test_killed_with_a_redis_it_has_what_was_confirmed(tmp_path: Path) -> 
     chance, asked = random.Random(), Asked()
     async with valkey_running() as valkey, scribe_running(0.002) as scribe:
         store = RedisStore(valkey)
+        store.workers = 1
         confirmed = await crash(tmp_path, scribe, store, chance, asked)
         await recovered(tmp_path, scribe, store, confirmed, asked)
 
