@@ -2,32 +2,25 @@
 
 English, German, French, Spanish, and the commonest words of Chinese and Japanese. Where in doubt it is bound by time:
 that costs a hit, the opposite a wrong answer. First a look for single words, where nearly every text is done with;
-patterns after that. What speaks of a moment is let off where it only tells when something happened."""
+patterns after that."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
-from typing import TypeAlias
-
-from cache.story import is_story
+from collections.abc import Iterable
 
 _SPACES = b"\t\n\r .,;:!?()[]{}<>\"'`*_/\\|=+~&@#^%$-"
 _UPPER = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _PLAIN = bytes.maketrans(_UPPER + _SPACES, _UPPER.lower() + b" " * len(_SPACES))
 
-_TOPIC_WORDS = """
-weather headlines news trending
-wetter wettervorhersage nachrichten aktienkurs wechselkurs
-météo
-noticias
-"""
-_MOMENT_WORDS = """
-today tonight yesterday tomorrow nowadays currently latest newest recent recently upcoming
+_ALONE_WORDS = """
+today tonight yesterday tomorrow nowadays currently latest newest recent recently upcoming weather headlines news
+trending
 heute heutige heutigen heutiger heutiges gestern übermorgen vorgestern jetzt derzeit momentan gegenwärtig aktuell
-aktuelle aktuellen aktueller aktuelles neueste neuesten neuester neuestes neulich kürzlich
-aujourd aujourdhui demain maintenant actuellement actuel actuelle actuels actuelles récemment
-hoy ayer ahora actualmente recientemente últimas últimos
+aktuelle aktuellen aktueller aktuelles neueste neuesten neuester neuestes neulich kürzlich wetter wettervorhersage
+nachrichten aktienkurs wechselkurs
+aujourd aujourdhui demain maintenant actuellement actuel actuelle actuels actuelles récemment météo
+hoy ayer ahora actualmente recientemente noticias últimas últimos
 """
 _CUE_WORDS = """
 now current week weeks weekend month months year years quarter season days day hours minutes morning afternoon evening
@@ -43,11 +36,9 @@ mañana semana semanas mes meses año años días horas momento actual clima tie
 presidenta ministro ministra rey papa alcalde última último soir matin tarde noche
 """
 
-_TOPICS = frozenset(_TOPIC_WORDS.encode().split())
+_ALONE = frozenset(_ALONE_WORDS.encode().split())
 """Words that say enough by themselves."""
-_MOMENTS = frozenset(_MOMENT_WORDS.encode().split())
-"""The same, but in a story."""
-_CUES = _TOPICS.union(_MOMENTS, _CUE_WORDS.encode().split())
+_CUES = _ALONE.union(_CUE_WORDS.encode().split())
 """One of them is in whatever the patterns find."""
 
 _HOLDERS = (
@@ -58,8 +49,6 @@ _SPAN = (
     r"weeks?|weekend|months?|years?|quarter|season|days|hours|minutes|morning|afternoon|evening|night|summer|winter|"
     r"spring|autumn|(?:mon|tues|wednes|thurs|fri|satur|sun)day"
 )
-Find: TypeAlias = Callable[[str, int, int], "re.Match[str] | None"]
-
 END_CHARS = 2000
 MAX_LOOKS = 24
 _REACH = 100
@@ -75,6 +64,7 @@ _HELD = (
     r"pin|passcode|password|card|one|account|plan|number|phone|address|e-?mail|limit|contract|subscription|employer|job|"
     r"role"
 )
+_NO_CURRENT = r"(?<!electric )(?<!alternating )(?<!direct )(?<!ocean )(?<!eddy )(?<!leakage )"
 _ENGLISH = (
     rf"\bhow (?:long|many (?:day|week|month|hour|year)s) (?:until|till|since|left)\b(?!(?: [\w']+){{0,4}} {_SENT})",
     r"\bhow old (?:is|are|am)\b|\bwhen(?:'s| is| are| does| do| will)(?: the| my| our)? next\b",
@@ -87,15 +77,12 @@ _ENGLISH = (
     r"\bshould i (?:buy|sell)\b.{0,30}\b(?:stocks?|shares|bitcoin|crypto|gold)\b",
     r"\b(?:stocks?|shares|bitcoin|crypto)\b.{0,20}\b(?:doing|down)\b",
     r"\bwhat(?:'s| is)? (?:the )?(?:time|date|day|year|month)(?: is| of)?(?: it| in| now| here|\s*\?|\s*$)",
-    r"\bprices? (?:of|for)\b|\b(?:stock|share|gas|oil|gold|house|market) prices?\b|\bmarket cap\b",
+    r"\bprices? (?:of|for)\b|\b(?:stock|share|gas|oil|gold|house|market) prices?\b|\bexchange rates?\b|\bmarket cap\b",
     r"\bhow much (?:is|does|are|do)\b.{1,40}\b(?:cost|worth)\b",
     rf"\bwho(?:'s| is| are| was elected| runs) (?:[\w'-]+ ){{0,4}}(?:{_HOLDERS})\b",
     r"\bthe (?:president|prime minister|ceo) of\b.{0,40}\?",
     r"\b(?:who|which|what)\b.{0,30}\b(?:winning|playing)\b|\b(?:score|standings)\b.{0,20}\b(?:of|in|game|match)\b",
     r"\b(?:is|are)\b.{1,40}\b(?:open|down)\s*\?",
-)
-_NO_CURRENT = r"(?<!electric )(?<!alternating )(?<!direct )(?<!ocean )(?<!eddy )(?<!leakage )"
-_ENGLISH_MOMENTS = (
     rf"\b(?:this|last|next|past|coming|these) (?:few |couple of |two |three |\d+ )?(?:{_SPAN})\b",
     r"\b(?:days?|weeks?|months?|years?|hours?|minutes) ago\b|\bthese days\b|\b(?:at|for) the moment\b|\bat present\b",
     r"\bpresent day\b|\bas of (?:now|\d)|\bso far\b|\b(?:right |just |by |until )now\b",
@@ -107,8 +94,6 @@ _ENGLISH_MOMENTS = (
 _GERMAN = (
     r"\bwie (?:spät|viel uhr)\b|\bwieviel uhr\b|\bpreise? (?:von|für|der|des)\b|\bkurs (?:von|der|des)\b",
     r"\bwer ist\b.{0,30}(?:präsident|kanzler|bürgermeister|könig|minister|chef|papst)",
-)
-_GERMAN_MOMENTS = (
     r"(?<!guten )\bmorgen\b",
     r"\b(?:diese|letzte|nächste|kommende|vorige|vergangene)[nrsm]? (?:woche|monat|jahr|wochenende|tage)n?\b",
     r"\bvor (?:\w+ )?(?:tagen|stunden|wochen|jahren)\b|\bim (?:augenblick|moment)\b|\bzur ?zeit\b",
@@ -117,8 +102,6 @@ _FRENCH = (
     r"\bdernières nouvelles\b|\bquelle heure\b|\btaux de change\b",
     r"\bprix (?:de|du|des|d')|\bcours (?:de l'action|du|de la bourse)",
     r"\bqui est\b.{0,30}(?:président|ministre|maire|roi|pape)",
-)
-_FRENCH_MOMENTS = (
     r"\b(?:d'|depuis )hier\b|\bhier (?:soir|matin)\b|\bcette (?:semaine|année)\b|\bce (?:mois|soir|matin)\b",
     r"\b(?:semaine|année|mois) (?:prochaine?|dernière?|passée?)\b|\bil y a \w+ (?:jours|mois|ans|semaines)\b",
     r"\ben ce moment\b",
@@ -128,28 +111,10 @@ _SPANISH = (
     r"\búltim[oa] (?:noticia|versión|modelo)\b",
     r"\b(?:el|qué) (?:clima|tiempo) (?:en|hace|hará)\b|\bqué hora\b|\bprecio del?\b|\bcotización\b|\btipo de cambio\b",
     r"\bqui[ée]n es\b.{0,30}(?:president|ministr|alcalde|rey|papa)",
-)
-_SPANISH_MOMENTS = (
     r"\bmañana\b|\besta (?:semana|noche|tarde)\b|\beste (?:mes|año)\b|\b(?:semana|mes|año) (?:que viene|pasad|próxim)",
     r"\bhace \w+ (?:días|semanas|meses|años|horas)\b|\búltim[oa] (?:hora|semana|mes|año)\b|\ben este momento\b",
 )
-_find_topic = re.compile("|".join((*_ENGLISH, *_GERMAN, *_FRENCH, *_SPANISH))).search
-_MOMENT_PATTERNS = "|".join((*_ENGLISH_MOMENTS, *_GERMAN_MOMENTS, *_FRENCH_MOMENTS, *_SPANISH_MOMENTS))
-_find_moment = re.compile(_MOMENT_PATTERNS).search
-_find_any_moment = re.compile(rf"\b(?:{'|'.join(_MOMENT_WORDS.split())})\b|{_MOMENT_PATTERNS}").search
-_says_how_rates_come = re.compile(
-    r"\b(?:calculat\w+|determin\w+|based?|basis|decided?|works?|policy|formula|method|source|factors|"
-    r"where (?:can|do|could) i (?:find|get|see)|how (?:do|can|will) i (?:find|know|see|tell))\b|"
-    r"\b(?:come|coming) (?:from|up with)\b|\bwhere do you\b"
-).search
-_says_what_was_wrong = re.compile(
-    r"\b(?:wrong|(?:in)?correct(?:ly)?|mistake|error|problem|issue|n(?:o|')t (?:\w+ )?right|right (?:amount|exchange)|"
-    r"off|bad|terrible|awful|(?:over)?charged|applied|bought|purchased?|payments?|paid|withdr[ae]w\w*|should have|"
-    r"got (?:less|cash)|getting cash|received?)\b"
-).search
-_asks_what_it_is = re.compile(
-    r"\b(?:what(?:'s| is| are| will| was)?|how much|tell|know|give|current)(?: [\w']+){0,3}? $"
-).search
+_find = re.compile("|".join((*_ENGLISH, *_GERMAN, *_FRENCH, *_SPANISH))).search
 _find_unspaced = re.compile("今天|今日|明天|明日|昨天|昨日|现在|現在|最新|目前|天气|天気|本周|今年|今週|今月").search
 
 
@@ -165,36 +130,17 @@ def is_time_bound(text: str) -> bool:
     words = text.encode("utf-8", "replace").translate(_PLAIN).split()
     if _CUES.isdisjoint(words):
         return False
-    if not _TOPICS.isdisjoint(words):
-        return True
-    text, cues = " ".join(text.lower().split()), _CUES.intersection(words)
-    if _matches(_find_topic, text, cues) or _asks_for_rate(text):
-        return True
-    if _MOMENTS.isdisjoint(words) and not _matches(_find_moment, text, cues):
-        return False
-    return not is_story(text, _has_moment)
+    return not _ALONE.isdisjoint(words) or _matches(" ".join(text.lower().split()), _CUES.intersection(words))
 
 
-def _has_moment(sentence: str) -> bool:
-    return _find_any_moment(sentence) is not None
-
-
-def _asks_for_rate(text: str) -> bool:
-    """Whether it asks what an exchange rate is, rather than how it comes about or why it was wrong."""
-    at = text.find("exchange rate")
-    if at < 0 or _says_how_rates_come(text) is not None:
-        return False
-    return _says_what_was_wrong(text) is None or _asks_what_it_is(text, max(0, at - _REACH), at) is not None
-
-
-def _matches(find: Find, text: str, cues: Iterable[bytes]) -> bool:
+def _matches(text: str, cues: Iterable[bytes]) -> bool:
     """Whether a pattern is found around one of the cues; elsewhere none can be."""
     looks = MAX_LOOKS
     for cue in sorted(cues):
         word = cue.decode()
         at = text.find(word)
         while at >= 0 and looks:
-            if find(text, max(0, at - _REACH), at + _REACH) is not None:
+            if _find(text, max(0, at - _REACH), at + _REACH) is not None:
                 return True
             looks -= 1
             at = text.find(word, at + _REACH)

@@ -57,31 +57,11 @@ Quels paiements ai-je faits hier soir ?|Montre mes commandes de cette semaine
 La banque est-elle ouverte aujourd'hui ? J'ai perdu ma carte.
 ¿Cuánto gasté ayer con mi tarjeta?|Muestra mis pedidos de esta semana|¿Está abierto el banco hoy?
 """
-TELLS_WHEN_IT_HAPPENED = """
-My card was declined this morning, why?|Why was my card just declined?|I want to top up now, how do I do it?
-How do I top up my card now?|I need my card now!|Please freeze my card right now.|Delete my account now.
-I found my card this morning. Can I reactivate it?|I topped up yesterday and my account still shows it as pending.
-Why is my transfer from two days ago still pending?|I was charged twice this week. Please refund one of the payments.
-Where is the card I ordered 2 weeks ago?|Last week I deposited a cheque. Why is it not in my account?
-Today I noticed a charge on my account. Can you fix this?|My phone and card were stolen last night. What should I do?
-How do I order a new card before it expires next month?|I need to reverse a transaction I made this morning.
-How long does a transfer take? I made one two days ago.|My recent top-up was reverted. What happened?
-When I tried to pay today, my card was declined. What is wrong?|Why is my account blocked right now?
-I cancelled my order yesterday; how long does the refund take?|It seems my order from last week got lost. Please help!
-Warum wurde meine Karte gestern abgelehnt?|Meine Karte wurde gestern gesperrt. Was kann ich tun?
-Ich habe heute mein Passwort vergessen. Wie kann ich es ändern?|Kann ich meine Bestellung von gestern stornieren?
-Pourquoi ma carte a-t-elle été refusée hier matin ?|J'ai perdu ma carte hier soir. Que dois-je faire ?
-Puis-je annuler ma commande d'hier ?|Mon virement a été refusé ce matin. Pourquoi ?
-¿Por qué fue rechazada mi tarjeta ayer?|Mi tarjeta fue rechazada ayer. ¿Qué puedo hacer?
-¿Puedo cancelar mi pedido de ayer?
-"""
 SPEAKS_OF_NO_MOMENT = """
 How do I change my current PIN?|I want to replace my current PIN.|I need to update my current address.
 My current card expires. How do I order a new one?|How do I order a new card? The current one is about to expire.
 My card still hasn't arrived, now what?|My card is lost! What do I do now?|From now on, answer in French.
-How are exchange rates calculated?|What are your exchange rates based on?|How does the exchange rate work?
-Why was the wrong exchange rate applied to my payment?|The exchange rate was wrong when I bought something.
-Where do you get your exchange rates from?|How long until my card arrives?|How many days until my transfer arrives?
+How long until my card arrives?|How many days until my transfer arrives?
 Does it snow in California?|How do I get more traffic to my blog?|Who won the World Cup in 1998?
 """
 
@@ -96,20 +76,9 @@ def test_what_asks_for_a_moment_of_ones_own_things_is_bound(text: str) -> None:
     assert is_time_bound(text)
 
 
-@pytest.mark.parametrize("text", lines(TELLS_WHEN_IT_HAPPENED))
-def test_a_moment_that_only_tells_when_something_happened_binds_nothing(text: str) -> None:
-    assert not is_time_bound(text)
-
-
 @pytest.mark.parametrize("text", lines(SPEAKS_OF_NO_MOMENT))
 def test_words_of_time_that_speak_of_no_moment_bind_nothing(text: str) -> None:
     assert not is_time_bound(text)
-
-
-def test_what_is_too_long_to_be_one_story_is_bound() -> None:
-    told = "I topped up my card yesterday. It is pending. "
-    assert not is_time_bound(told * 5)
-    assert is_time_bound(told * 50)
 
 
 def test_a_question_costs_microseconds_whatever_it_says() -> None:
