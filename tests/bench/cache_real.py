@@ -175,6 +175,9 @@ async def _play(server: Server, kind: Kind, said: dict[str, Said], texts: Sequen
             await _labelled(server, label_wait_s)
             if place % 500 == 499:
                 progress(f"{place + 1} of {len(texts)}: {counts}, {wrong} wrong")
+    await _labelled(server, label_wait_s)
+    assert server.gateway.desk is not None and server.gateway.desk.labeller is not None
+    await server.gateway.desk.labeller.aclose()
     metrics = await server.metrics()
     lags = [metrics.get(f"headrace_cache_label_lag_seconds_{what}", 0.0) for what in ("sum", "count")]
     return _figures(server, counts, wrong, len(texts)) | {
