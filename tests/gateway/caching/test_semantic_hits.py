@@ -14,10 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
+from cache.planted import planted_record, shipped
 from gateway.app import Gateway
 from gateway.caching.models import STATIC
+from gateway.clock import wall_time_s
 from tests.engines.server import Peer, engine_server
-from tests.harness import CHAT, Json, Server, config_of, serving
+from tests.harness import CHAT, Json, Server, config_of, serving, settled
 from tests.weights import weights_folder
 
 TOPICS = ("password", "invoice", "delivery", "camera", "visa", "garden", "piano", "engine", "tax", "pizza")
@@ -135,6 +137,25 @@ async def test_nothing_is_served_on_the_word_of_a_judge_that_errs_too_often(weig
         assert (report.judge.unfit, report.cohorts[0].state) == (True, "certified")
         assert "takes 100% of different answers for the same" in report.judge.objection
         assert (await server.metrics())["headrace_cache_judge_unfit"] == 1
+
+
+async def test_what_is_known_of_a_judge_outlives_a_restart(weights: Path, tmp_path: Path) -> None:
+    async with engine_server(by_topic) as url:
+        config = semantic(url, weights, judge={"deployment": "m"})
+        config["cache"] |= {"store": "sqlite", "path": str(tmp_path / "cache.sqlite")}
+        async with serving(config) as server:
+            caching = server.gateway._caching
+            assert caching is not None
+            for pair in shipped().values():
+                caching._tell(planted_record("m", pair, True, wall_time_s()))
+            await caching._journal.settled()
+            assert server.gateway.desk is not None
+            await settled(lambda: not server.gateway.desk.report().judge.unfit, "it is not known yet")  # type: ignore[union-attr]
+        async with serving(config) as server:
+            assert server.gateway.desk is not None
+            judge = server.gateway.desk.report().judge
+            assert judge.different.wrong == judge.different.of == 32
+            assert (judge.same.wrong, judge.same.of, judge.unfit) == (0, 30, True)
 
 
 async def test_a_feedback_withdraws_what_was_served_at_once(weights: Path) -> None:
