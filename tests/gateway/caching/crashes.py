@@ -115,7 +115,8 @@ async def loaded(url: str, chance: random.Random, asked: Asked) -> AsyncIterator
                 letters = "".join(chance.choices(string.ascii_letters, k=chance.choice((3, 30, 300, 3000))))
                 question = f"{name} {len(asked.questions)} {letters}"
                 asked.questions.append(question)
-                with contextlib.suppress(httpx.HTTPError):
+                # AttributeError: of anyio, if a connection is reset just as it opens.
+                with contextlib.suppress(httpx.HTTPError, AttributeError):
                     asked.given[question] = await ask(http, chat(question, stream=chance.random() < 0.5))
 
     tasks = [asyncio.create_task(one(name)) for name in range(CLIENTS)]
