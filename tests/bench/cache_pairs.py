@@ -15,10 +15,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from cache.asked import Question, Rules, Scope
 from cache.embed.minilm import MiniLmEmbedder
 from cache.evaluate.data import Pair, read_pairs
 from cache.evaluate.interval import clopper_pearson
-from cache.asked import Question, Rules, Scope
 from cache.question import read_question
 from cache.verify import PRIOR_CUT, features, prior, veto
 from gateway.caching.models import MINILM, present
