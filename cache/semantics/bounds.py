@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,51 +38,53 @@ def log_wealth(logs: Sequence[float]) -> float:
     return top + math.log(sum(math.exp(part + log - top) for part, log in zip(_LOG_PARTS, logs, strict=True)))
 
 
-class Unaudited(NamedTuple):
-    """Hits that nobody looked at. `chance`: with which each would have been, in [0, 1). `hits`: how many."""
-
-    chance: float
-    hits: float
-
-
-TILTS = ((0.0, 0.4), (0.05, 0.08), (0.15, 0.1), (0.3, 0.14), (0.45, 0.14), (0.6, 0.07), (0.75, 0.07))
-"""Shares of their chance at which audits may have found wrong hits, and how much is bet on each."""
+TILTS = (2.4, 0.6, 0.3, 0.15, 0.07, 0.03)
+"""What a wrong hit that nobody audited adds to the logarithm of each wealth that is bet against the account."""
+BETS = tuple(math.log(part) for part in (0.4, 0.05, 0.25, 0.2, 0.07, 0.03))
+"""Logarithms of the parts that are bet so at first."""
 
 
-def unseen_wrong(unaudited: Sequence[Unaudited], found: int, confidence: float) -> float:
-    """How many of the unaudited hits can be wrong, when `found` wrong ones were audited that might not have been.
+@lru_cache(maxsize=4096)
+def costs(chance: float) -> tuple[float, ...]:
+    """What a wrong hit that was audited, with that chance, takes from the logarithm of each wealth: so much that the
+    mean of its factor is 1. Infinite where the chance is too low for the bet."""
+    left = [1 - (1 - chance) * math.exp(tilt) for tilt in TILTS]
+    return tuple(math.log(chance / share) if share > 0 else math.inf for share in left)
+
+
+def bets_after(bets: Sequence[float], chance: float, found: float = 0) -> list[float]:
+    """Logarithms of the wealths, should no unseen hit be wrong, after hits with that chance, so many of them found
+    to be wrong. A bet for which it is too low is over; what it had is bet less steeply from then on."""
+    left, passed_on = [], -math.inf
+    for bet, cost in zip(bets, costs(chance), strict=True):
+        stake = _sum(bet, passed_on)
+        over = cost == math.inf
+        passed_on = stake if over else -math.inf
+        left.append(-math.inf if over else stake - found * cost)
+    return left
+
+
+def unseen_wrong(bets: Sequence[float], confidence: float) -> float:
+    """How many hits that nobody audited can be wrong, at all times together.
 
     Nothing is assumed of which hits are wrong, an opponent who sees all audits so far may choose: only the coins of the
-    audits are random. For a share h, every wrong hit multiplies a wealth by h if audited and by (1 - h a) / (1 - a) if
-    not, a being its chance: a fair bet, so more than 1 / (1 - confidence) is never reached but with probability
-    1 - confidence. The most wrong ones that are left are those with the lowest chances."""
+    audits are random. The wealth is the sum of exp(bet + tilt x unseen); it never grows on average, so more than
+    1 / (1 - confidence) is never reached but with probability 1 - confidence."""
     limit = -math.log1p(-confidence)
-    strata = sorted(unaudited)
-    most = sum(stratum.hits for stratum in strata)
-    low, high = 0.0, min(1.0, most)
-    while high < most and _wealth(strata, high, found) < limit:
-        low, high = high, min(2 * high, most)
-    while high - low > 0.01 * high:
+    return min((limit - bet) / tilt for bet, tilt in zip(bets, TILTS, strict=True))
+
+
+def _sum(one: float, other: float) -> float:
+    """Of what these are the logarithms of."""
+    low, high = sorted((one, other))
+    return high if low == -math.inf else high + math.log1p(math.exp(low - high))
+
+
+def steadiness(share: float) -> float:
+    """x, with which an account of `room` is used up with a probability of exp(-x room) at most, when each hit pays 1
+    into it and is wrong, at a price of 1 / limit, with a probability of `share` of that limit (Lundberg's exponent)."""
+    low, high = 0.0, 10.0
+    while high - low > 0.01:
         middle = (low + high) / 2
-        if _wealth(strata, middle, found) < limit:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _wealth(unaudited: Sequence[Unaudited], unseen: float, found: int) -> float:
-    """Logarithm of the wealth if `unseen` of the unaudited hits are wrong, those with the lowest chances."""
-    logs = []
-    for share, weight in TILTS:
-        if share == 0 and found:
-            continue
-        wealth = math.log(weight) + (found * math.log(share) if found else 0.0)
-        left = unseen
-        for chance, hits in unaudited:
-            taken = min(left, hits)
-            wealth += taken * math.log((1 - share * chance) / (1 - chance))
-            left -= taken
-        logs.append(wealth)
-    top = max(logs)
-    return top + math.log(sum(math.exp(wealth - top) for wealth in logs))
+        low, high = (middle, high) if share * math.expm1(middle) < middle else (low, middle)
+    return low

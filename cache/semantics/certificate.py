@@ -24,11 +24,19 @@ STARTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Shares of the traffic above them. Each gets the same part of the risk."""
 DRAW_AT = 256
 """Labels after which they are drawn first."""
+GRACE = 3.0
+"""What the logarithm of the wealth of a cut that has passed may fall by before it counts as safe no more."""
+ENDURING = 3.0
+"""Minus logarithm of the probability that the account is used up: a cut should keep it lower."""
+AUDITED = 0.9
+"""Share of the worth of a hit that an audit costs."""
+STAYING = 1.05
+"""What the cut that is there is worth more than another."""
 
 
 class CertificateState(msgspec.Struct):
     """Per bin, highest scores first: `logs` of the wealths, one list for each level and stake; `traffic` of looks,
-    and `wrong` ones, as the labels tell them; `passed`: whether the cut below it ever was safe."""
+    and `wrong` ones, as the labels tell them; `passed`: whether the cut below it was safe and has lost little since."""
 
     logs: list[list[float]]
     traffic: list[float]
@@ -111,11 +119,12 @@ class Certificate:
         return self._state
 
     def restore(self, state: CertificateState) -> bool:
-        """Whether it was a state of these bins; else nothing changes. Audits that were under way count as lost."""
+        """Whether it was a state of these bins and bets; else nothing changes. Audits under way count as lost."""
         if len(state.traffic) != TOP + 1 or len(state.logs) != len(LEVELS) * len(STAKES):
             return False
+        if not self._ledger.restore(state.ledger):
+            return False
         self._state = state
-        self._ledger.restore(state.ledger)
         return True
 
     def _learn(self, at: int, wrong: bool, chance: float) -> None:
@@ -156,28 +165,47 @@ class Certificate:
             state.alarmed = state.alarmed or state.cut >= 0
             state.cut, state.bound = -1, 1.0
             return
-        level = self._ledger.thrift
-        while level < len(LEVELS) - 1 and not (thrifty := self._of_level(level, safe)):
-            level += 1
-        state.cut, risk = (thrifty if level < len(LEVELS) - 1 else safe)[-1]
+        state.cut, risk = self._most_spared(safe)
         state.alarmed = False
         levels = range(len(LEVELS) - 1)
         lowest = next((level for level in levels if self._of_level(level, [(state.cut, risk)])), len(LEVELS) - 1)
         state.bound = LEVELS[lowest] * self._max_wrong
 
+    def _most_spared(self, safe: list[tuple[int, float]]) -> tuple[int, float]:
+        """The cut that spares most calls, audits counted, of those at which the account will hardly be used up."""
+        sums = list(zip(accumulate(self._state.traffic), accumulate(self._state.wrong), strict=True))
+        worth = [self._worth(at, *sums[at]) for at, _ in safe]
+        best = safe[worth.index(max(worth))]
+        self._ledger.choose_chance(self._rate(*sums[best[0]]))
+        return best
+
+    def _worth(self, at: int, looks: float, wrong: float) -> tuple[bool, float]:
+        rate = self._rate(looks, wrong)
+        endures = self._ledger.endures(rate)
+        if endures < ENDURING:
+            return False, endures
+        spared = looks * (1 - AUDITED * self._ledger.needs(rate))
+        return True, spared * (STAYING if at == self._state.cut else 1.0)
+
+    def _rate(self, looks: float, wrong: float) -> float:
+        """Share of wrong ones as far as known, and a standard deviation more."""
+        return (wrong + math.sqrt((wrong + 1) / self._ledger.chance)) / max(looks, 1.0)
+
     def _safe_cuts(self) -> list[tuple[int, float]]:
         """Cuts that pass now, and what each risks. Fallback procedure: they are tested one below the other; what is
-        risked at a start goes on from each to the next below it, and is lost at the first that was never passed."""
+        risked at a start goes on from each to the next below it, and is lost at the first that has not passed."""
         state, risk, safe = self._state, 0.0, []
         main = [accumulate(column) for column in state.logs[-len(STAKES) :]]
         for at, logs in enumerate(zip(*main, strict=True)):
             risk += state.starts.get(at, 0.0)
             if not risk:
                 continue
-            if log_wealth(logs) >= -math.log(risk):
-                state.passed[at] = True
-                safe.append((at, risk))
-            risk = risk if state.passed[at] else 0.0
+            left = log_wealth(logs) + math.log(risk)
+            state.passed[at] = left >= (-GRACE if state.passed[at] else 0.0)
+            if not state.passed[at]:
+                risk = 0.0
+                continue
+            safe.append((at, risk))
         return safe
 
     def _worthwhile(self, at: int) -> bool:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from cache.semantics.bounds import Unaudited, unseen_wrong
+from cache.semantics.bounds import BETS, bets_after, steadiness, unseen_wrong
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 FREE, FADED = 3, 30
 """Wrong hits beyond their share: at first, and the share in hits at which there are none any more."""
-THRIFT = (0.85, 0.75, 0.6)
-"""Shares of what may be wrong, used up, from which on no more than a quarter, a half, three quarters of it is dared."""
-STEP = 0.75
-"""Of the chance of an audit."""
-HEDGE, ROOMY = 3, 0.9
-"""Fewer hits are audited if no more than that share of what may be wrong could be, should audits find so many more."""
+STEP = 2**0.25
+"""Between one chance of an audit and the next."""
+HEDGE, RESERVE = 2, 2.0
+"""So many more wrong hits may be found in a row, at the chance that is chosen, and leave that room."""
+AHEAD, MARGIN = 500, 4
+"""The chance that hits will need is reckoned for as many as there were, and no fewer; with that room left."""
 PENANCE = 20_000
 """Right looks that pay for one more wrong hit, the first time; twice as many each time after."""
 PATIENCE = 1000
@@ -25,24 +30,21 @@ LATELY = 64
 
 
 class LedgerState(msgspec.Struct):
-    """`chance`: of an audit. `hits`: served. `found_...`: audited wrong, of hits sure to be audited and of the
-    others. `unaudited`: by chance. `pending`: audits under way. `waited`: labels
-    of misses since the last came. `kept`: share of the audits that came, of late.
-    `likely`: wrong hits, as the audits tell. `forgiven`: wrong hits that were paid for by right looks. `paid`: right
-    looks towards the next one. `tried_at`: `allowed` from which on fewer audits are considered again."""
+    """`chance`: of an audit. `hits`: served. `found`: wrong ones, by audits and complaints. `unseen`: hits that nobody
+    audited. `bets`: logarithms of what is left of them. `pending`: audits under way. `waited`: labels of misses since
+    the last came. `kept`: share of the audits that came, of late. `forgiven`: wrong hits that were paid for by right
+    looks. `paid`: right looks towards the next one."""
 
     chance: float = 1.0
     hits: float = 0.0
-    found_surely: int = 0
-    found_by_chance: int = 0
-    unaudited: dict[float, float] = {}
+    found: int = 0
+    unseen: float = 0.0
+    bets: list[float] = []
     pending: int = 0
     waited: int = 0
     kept: float = 1.0
-    likely: float = 0.0
     forgiven: int = 0
     paid: float = 0.0
-    tried_at: float = 0.0
 
 
 class Ledger:
@@ -51,16 +53,17 @@ class Ledger:
     The promise, with probability `confidence`, at all times together, whoever chooses the questions: no more hits are
     wrong than `allowed`: their share `max_wrong`, three more at first that fade out, and what was forgiven."""
 
-    __slots__ = ("_audit_share", "_brink", "_confidence", "_max_wrong", "_price", "_unseen", "state")
+    __slots__ = ("_chances", "_confidence", "_max_wrong", "_price", "_unseen", "state")
 
     def __init__(self, max_wrong: float, confidence: float, audit_share: float) -> None:
+        steps = math.ceil(-math.log(audit_share, STEP))
+        self._chances = [max(audit_share, STEP**-step) for step in range(steps, -1, -1)]
         self._max_wrong = max_wrong
         self._confidence = confidence
-        self._audit_share = audit_share
-        self._unseen = 0.0
+        self._unseen = math.inf
         self._price = 1.0
-        self._brink = 0.0
-        self.state = LedgerState()
+        self.state = LedgerState(bets=list(BETS))
+        self._reckon()
 
     @property
     def chance(self) -> float:
@@ -70,19 +73,12 @@ class Ledger:
     @property
     def allowed(self) -> float:
         """How many wrong hits there may be."""
-        share = self._max_wrong * self.state.hits
-        return share + FREE * max(0.0, 1 - share / FADED) + self.state.forgiven
+        return self._allowed_of(self.state.hits)
 
     @property
     def wrong(self) -> float:
         """Upper limit of the wrong hits so far, and of those to come as long as audits find no more."""
-        return self.state.found_surely + self.state.found_by_chance + self._unseen
-
-    @property
-    def thrift(self) -> int:
-        """The level that a cut should have now, if there is one."""
-        used = self.state.likely / self.allowed
-        return next((level for level, limit in enumerate(THRIFT) if used >= limit), len(THRIFT))
+        return self.state.found + (self._unseen if self.chance < 1 else min(self._unseen, self.state.unseen))
 
     @property
     def exhausted(self) -> bool:
@@ -97,7 +93,7 @@ class Ledger:
         if audited:
             self.state.pending += 1
         else:
-            self._count_unaudited(chance, 1.0)
+            self.state.unseen += 1
 
     def audited(self, wrong: bool, chance: float) -> None:
         """What an audit found. One of a hit of elsewhere stands for all that were served there for it."""
@@ -106,17 +102,14 @@ class Ledger:
             state.pending -= 1
         else:
             state.hits += 1 / chance
-            self._count_unaudited(chance, 1 / chance - 1)
+            state.unseen += 1 / chance - 1
+            state.bets = self._bets_after(chance)
         state.waited = 0
         state.kept += (1 - state.kept) / LATELY
         if wrong:
-            state.likely += 1 / chance
-        if wrong and chance >= 1:
-            state.found_surely += 1
-        elif wrong:
-            state.found_by_chance += 1
-            self._set_chance(self.chance)
-        self._choose_chance()
+            state.found += 1
+            state.bets = self._bets_after(chance, 1)
+            self._reckon()
 
     def waits(self) -> None:
         """A miss got its label: so labels do come."""
@@ -127,18 +120,18 @@ class Ledger:
             self.lost(self.chance)
 
     def complained(self) -> None:
-        """One more is wrong, for sure. It may have been counted as unaudited: as if there were two."""
-        self.state.found_surely += 1
-        self.state.likely += 1
+        """One more is wrong, for sure. It may have been counted as unseen: as if there were two."""
+        self.state.found += 1
 
     def lost(self, chance: float) -> None:
         """An audit that was wanted and never came, whatever it would have said: as if the chance had been lower."""
         state = self.state
         if state.pending:
             state.pending -= 1
+            state.unseen += 1
             state.kept -= state.kept / LATELY
-            self._count_unaudited(_rounded(chance * state.kept), 1.0)
-            self._set_chance(self.chance)
+            state.bets = self._bets_after(chance)
+            self._reckon()
 
     def shadowed(self, wrong: bool) -> None:
         """A look that would have been served if there was room, and was checked instead."""
@@ -147,44 +140,55 @@ class Ledger:
         if state.paid >= PENANCE * 2**state.forgiven:
             state.paid, state.forgiven = 0.0, state.forgiven + 1
 
-    def _count_unaudited(self, chance: float, hits: float) -> None:
-        if hits > 0:
-            self.state.unaudited[chance] = self.state.unaudited.get(chance, 0.0) + hits
+    def endures(self, rate: float) -> float:
+        """Logarithm of one over the probability that it is used up if that share of all hits to come is wrong, and
+        each of them audited."""
+        return (self.allowed - self._limit(1.0, 0)) * steadiness(rate / self._max_wrong)
 
-    def _choose_chance(self) -> None:
-        """Audits by chance leave wrong hits unseen: the fewer, the more could be. Only what there is room for."""
-        state, found = self.state, self.wrong - self._unseen
-        if self.chance < 1 and found + self._brink > self.allowed:
-            self._set_chance(1.0)  # from now on what may be wrong grows faster than what is found
-        elif self.chance > self._audit_share and self.allowed > state.tried_at:
-            state.tried_at = 1.03 * self.allowed
-            lower = max(self.chance * STEP, self._audit_share)
-            if found + HEDGE + self._unseen_at(lower, HEDGE) <= ROOMY * self.allowed:
-                self._set_chance(lower)
+    def needs(self, rate: float) -> float:
+        """Chance that would do from now on for as many hits as there were, if that share of them is wrong."""
+        ahead = max(self.state.hits, AHEAD)
+        allowed = self._allowed_of(self.state.hits + ahead) - MARGIN
+        return self._lowest(lambda chance: self._limit(chance, chance * rate * ahead) <= allowed)
+
+    def choose_chance(self, rate: float) -> None:
+        """The lowest that there is room for, now, if that share of the hits is wrong."""
+        allowed = self.allowed - RESERVE / min(1.0, steadiness(rate / self._max_wrong) or math.inf)
+        self._set_chance(self._lowest(lambda chance: self._limit(chance, HEDGE) <= allowed))
+
+    def restore(self, state: LedgerState) -> bool:
+        """Whether it was a state of these bets; else nothing changes. What is under way will not be heard of any
+        more."""
+        if len(state.bets) != len(BETS):
+            return False
+        self.state = state
+        while state.pending:
+            self.lost(state.chance)
+        self._reckon()
+        return True
+
+    def _allowed_of(self, hits: float) -> float:
+        share = self._max_wrong * hits
+        return share + FREE * max(0.0, 1 - share / FADED) + self.state.forgiven
+
+    def _lowest(self, enough: Callable[[float], bool]) -> float:
+        """Chance that is enough, as all higher ones are; 1 if none is."""
+        return self._chances[min(bisect_left(self._chances, True, key=enough), len(self._chances) - 1)]
 
     def _set_chance(self, chance: float) -> None:
         self.state.chance = chance
-        self._unseen = self._unseen_at(chance)
-        self._brink = HEDGE + self._unseen_at(chance, HEDGE)
-        self._price = 1.0 if chance >= 1 else 1 + self._unseen_at(chance, 1) - self._unseen
+        self.state.bets = self._bets_after(chance)
+        self._reckon()
 
-    def restore(self, state: LedgerState) -> None:
-        """What is under way will not be heard of any more."""
-        self.state = state
-        self._count_unaudited(0.5, state.pending)
-        state.pending = 0
-        self._set_chance(state.chance)
+    def _reckon(self) -> None:
+        self._unseen = unseen_wrong(self.state.bets, self._confidence)
+        self._price = self._limit(self.chance, 1) - self.wrong
 
-    def _unseen_at(self, chance: float, more: int = 0) -> float:
-        """Upper limit of the unaudited wrong hits if from now on hits are audited with this chance for ever."""
-        strata = [Unaudited(*stratum) for stratum in self.state.unaudited.items()]
-        if chance < 1:
-            strata.append(Unaudited(chance, math.inf))
-        return unseen_wrong(strata, self.state.found_by_chance + more, self._confidence)
+    def _limit(self, chance: float, more: float) -> float:
+        """Upper limit of the wrong hits as soon as so many more are found, with that chance."""
+        unseen = unseen_wrong(self._bets_after(chance, more), self._confidence)
+        return self.state.found + more + (unseen if chance < 1 else min(unseen, self.state.unseen))
 
-
-def _rounded(chance: float) -> float:
-    """Down, to ..., 0.25, 0.5, 0.75, 0.875, 0.9375, ...: what is reckoned with is one number for many hits."""
-    if chance < 0.5:
-        return 2.0 ** math.floor(math.log2(chance))
-    return float(1 - 2.0 ** -math.floor(-math.log2(1 - min(chance, 0.999))))
+    def _bets_after(self, chance: float, found: float = 0) -> list[float]:
+        """Audits that got lost make the chance lower than it was meant to be."""
+        return bets_after(self.state.bets, chance * self.state.kept, found)

@@ -9,7 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache.evaluate.interval import clopper_pearson
-from cache.semantics.bounds import LEVELS, STAKES, Unaudited, log_wealth, unseen_wrong, winnings
+from cache.semantics.bounds import (
+    BETS,
+    LEVELS,
+    STAKES,
+    TILTS,
+    bets_after,
+    costs,
+    log_wealth,
+    steadiness,
+    unseen_wrong,
+    winnings,
+)
 
 limits = st.sampled_from([0.005, 0.01, 0.02, 0.05, 0.1])
 chances = st.floats(0.02, 0.98)
@@ -86,41 +97,92 @@ def test_the_probability_of_ever_being_fooled_is_exactly_below_the_risk(limit: f
     assert risk / 20 < fooled <= risk
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 300), chances, st.sampled_from([0.9, 0.95, 0.99]))
-def test_unseen_wrong_hits_exceed_their_limit_with_at_most_the_risk(wrong: int, chance: float, sure: float) -> None:
-    """All hits are wrong, the worst that there is: as many as the audits' coins leave must be within the limit."""
-    missed = 0.0
-    for found in range(wrong + 1):
-        strata = [Unaudited(chance, float(wrong - found))]
-        if wrong - found > unseen_wrong(strata, found, sure):
-            missed += pmf(found, wrong, chance)
-    assert missed <= 1 - sure
+@given(st.floats(0.02, 1.0))
+def test_a_wrong_hit_is_a_fair_bet_whether_audited_or_not(chance: float) -> None:
+    for tilt, cost in zip(TILTS, costs(chance), strict=True):
+        if cost < math.inf:
+            assert chance * math.exp(-cost) + (1 - chance) * math.exp(tilt) == pytest.approx(1)
+        else:
+            assert (1 - chance) * math.exp(tilt) >= 1
+    assert sum(map(math.exp, BETS)) == pytest.approx(1)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.integers(1, 30), chances, st.integers(1, 30), chances)
-def test_unseen_wrong_hits_of_two_chances_exceed_their_limit_with_at_most_the_risk(
-    few: int, one: float, many: int, other: float
-) -> None:
-    missed = 0.0
-    for seen_one in range(few + 1):
-        for seen_other in range(many + 1):
-            unseen = [Unaudited(one, float(few - seen_one)), Unaudited(other, float(many - seen_other))]
-            if few + many - seen_one - seen_other > unseen_wrong(unseen, seen_one + seen_other, 0.95):
-                missed += pmf(seen_one, few, one) * pmf(seen_other, many, other)
-    assert missed <= 0.05
+def ever_exceeded(chances: list[float], wrong: int, sure: float) -> float:
+    """Exact probability that more hits are unseen and wrong, at any time, than the limit says: of an opponent all of
+    whose hits are wrong. After so many were found the next is audited with `chances[found]`, then with the last."""
+    had = [chances[min(found, len(chances) - 1)] for found in range(wrong + 1)]
+    limits, bets = [], list(BETS)
+    for chance in had:
+        limits.append(unseen_wrong(bets_after(bets, chance), sure))
+        bets = bets_after(bets, chance, 1)
+    alive, exceeded = {(0, 0): 1.0}, 0.0
+    for _ in range(wrong):
+        then: dict[tuple[int, int], float] = {}
+        for (found, unseen), mass in alive.items():
+            if unseen + 1 > limits[found]:
+                exceeded += mass * (1 - had[found])
+            else:
+                then[found, unseen + 1] = then.get((found, unseen + 1), 0.0) + mass * (1 - had[found])
+            then[found + 1, unseen] = then.get((found + 1, unseen), 0.0) + mass * had[found]
+        alive = {state: mass for state, mass in then.items() if mass > 1e-12}
+    return exceeded
 
 
-@given(chances, st.integers(0, 20))
-def test_the_limit_of_unseen_wrong_hits_grows_with_those_found_and_is_never_more_than_the_hits(
-    chance: float, found: int
-) -> None:
-    endless = [Unaudited(chance, math.inf)]
-    assert unseen_wrong(endless, found, 0.95) <= unseen_wrong(endless, found + 1, 0.95) * 1.01
-    assert unseen_wrong([Unaudited(chance, 2.0)], found, 0.95) <= 2.0
-    assert unseen_wrong([], found, 0.95) == 0.0
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0.05, 1.0), min_size=1, max_size=8), st.sampled_from([0.9, 0.95, 0.99]))
+def test_unseen_wrong_hits_ever_exceed_their_limit_with_at_most_the_risk(chances: list[float], sure: float) -> None:
+    assert ever_exceeded(chances, 120, sure) <= 1 - sure + 1e-9
 
 
-def test_three_hits_in_a_hundred_audited_leave_about_a_hundred_unseen() -> None:
-    assert 95 <= unseen_wrong([Unaudited(0.03, math.inf)], 0, 0.95) <= 130
+@pytest.mark.parametrize("chance", [0.1, 0.3, 0.6])
+def test_the_limit_of_unseen_wrong_hits_is_not_many_times_too_wide(chance: float) -> None:
+    assert ever_exceeded([chance], 200, 0.5) > 0.1 * 0.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.floats(0.05, 1.0), min_size=5, max_size=5), st.integers(1, 11))
+def test_no_choice_of_which_hits_are_wrong_beats_the_limit(rows: list[float], hits: int) -> None:
+    """Backward induction: the opponent sees all audits, on which the chances depend too, and chooses before each coin
+    whether the hit is wrong."""
+
+    def worst(left: int, found: int, bets: list[float], unseen: int) -> float:
+        if unseen > unseen_wrong(bets, 0.5):
+            return 1.0
+        if not left:
+            return 0.0
+        chance = rows[(left + 2 * found) % len(rows)]
+        seen = worst(left - 1, found + 1, bets_after(bets, chance, 1), unseen)
+        missed = worst(left - 1, found, bets_after(bets, chance), unseen + 1)
+        wrong = chance * seen + (1 - chance) * missed
+        return max(wrong, worst(left - 1, found, bets_after(bets, chance), unseen)) if left % 3 == 0 else wrong
+
+    assert worst(hits, 0, list(BETS), 0) <= 0.5 + 1e-9
+
+
+@given(st.floats(0.03, 0.98), st.integers(0, 20))
+def test_the_limit_of_unseen_wrong_hits_grows_with_those_found(chance: float, found: int) -> None:
+    limits = [unseen_wrong(bets_after(BETS, chance, found + more), 0.95) for more in (0, 1)]
+    assert limits[0] < limits[1]
+
+
+@given(st.lists(chances, max_size=5), chances, st.integers(0, 40))
+def test_what_is_left_of_bets_that_are_over_is_never_worth_more(found: list[float], chance: float, unseen: int) -> None:
+    def wealth(bets: list[float]) -> float:
+        return sum(math.exp(bet + tilt * unseen) for bet, tilt in zip(bets, TILTS, strict=True))
+
+    bets = list(BETS)
+    for each in found:
+        bets = bets_after(bets, each, 1)
+    assert wealth(bets_after(bets, chance)) <= wealth(bets) * (1 + 1e-9)
+
+
+def test_sure_audits_cost_nothing() -> None:
+    assert costs(1.0) == (0.0,) * len(TILTS)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_steadiness_is_the_exponent_with_which_accounts_are_used_up(share: float) -> None:
+    x = steadiness(share)
+    assert share * math.expm1(x) == pytest.approx(x, rel=0.05)
+    assert steadiness(1.0) < 0.02
+    assert steadiness(2.0) == 0.0

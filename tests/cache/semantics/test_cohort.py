@@ -85,16 +85,15 @@ def test_a_judge_that_errs_more_often_than_allowed_lets_nothing_be_served() -> N
     assert gateway.tally.hits == 0
 
 
-def test_after_its_answers_changed_a_cohort_serves_no_more_until_it_is_sure_again() -> None:
-    """Drift: from one question on, all the old answers are wrong."""
+def test_after_its_answers_changed_a_cohort_soon_serves_no_more() -> None:
+    """Drift: from one question on, all the old answers are wrong. Fewer than all hits are audited by then."""
     gateway = served(Cohort(BOUND), topics(1, 1200, of=6))
-    hits, wrong = gateway.tally.hits, gateway.tally.wrong
+    hits = gateway.tally.hits
     for each in topics(4, 400, of=6, hopeless=True):
         gateway.ask(each)
-    assert gateway.cohort.status().state != "certified"
-    assert gateway.cohort.status().cut == math.inf
-    assert gateway.tally.wrong - wrong <= 0.05 * gateway.tally.hits + 3
+    assert gateway.tally.wrong <= 0.05 * gateway.tally.hits
     assert gateway.tally.hits - hits < 100
+    assert gateway.tally.served_at[-1] < 1300
 
 
 def test_who_learns_the_same_records_decides_alike() -> None:
