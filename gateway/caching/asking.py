@@ -42,6 +42,17 @@ class Place(msgspec.Struct, frozen=True):
     cohort: str
 
 
+def cohort_of(tenant: str, deployment: str) -> str:
+    """What shares a bound on wrong answers. Both names may hold slashes; no name holds a percent sign."""
+    return f"{tenant.replace('/', '%2F')}/{deployment}"
+
+
+def names_in(cohort: str) -> tuple[str, str]:
+    """The tenant and the deployment of a cohort."""
+    tenant, _, deployment = cohort.partition("/")
+    return tenant.replace("%2F", "/"), deployment
+
+
 class Cache(Protocol):
     async def serve(self, asking: Asking, make: Make) -> None:
         """Answer a call from what is kept, or have an engine answer it.

@@ -40,10 +40,10 @@ _IDS_AT_ONCE = 64
 
 
 class _Miss(NamedTuple):
-    """places: where its answer is to lie, its tenant's own first. sight: what was near there."""
+    """places: where its answer is to lie, its tenant's own first. sights: what was near there; fewer: nobody looked."""
 
     places: Sequence[Place]
-    sight: Sight
+    sights: Sequence[Sight]
     model: str
     controls: Controls
 
@@ -100,17 +100,17 @@ class ResponseCache:
         if not places:
             await self._bypass(asking, controls, make)
             return
-        sight = NOTHING_SEEN
+        sights: Sequence[Sight] = ()
         if controls.reads:
             if await self._exact(asking, controls, places):
                 return
             found = await self._semantic_hit(asking, controls, places)
             if found is None:
                 return
-            sight = found
+            sights = found
         if controls.only_if_cached:
             raise not_cached()
-        miss = _Miss(places, sight, model, controls)
+        miss = _Miss(places, sights, model, controls)
         asking.record.cache = "miss"
         key = places[0].question.key if controls.reads else os.urandom(_KEY_BYTES)
         asked = Asked(asking.call.stream, asking.call.wants_usage, lines=JOINED)
@@ -168,25 +168,26 @@ class ResponseCache:
         self._tally.looked_up("exact", hit=False)
         return False
 
-    async def _semantic_hit(self, asking: Asking, controls: Controls, places: Sequence[Place]) -> Sight | None:
-        """What is near the question; None: it was near enough, and the call is answered."""
+    async def _semantic_hit(
+        self, asking: Asking, controls: Controls, places: Sequence[Place]
+    ) -> Sequence[Sight] | None:
+        """What is near the question, at each place; None: it was near enough, and the call is answered."""
         semantic, options = self._semantic, self._places.options(asking.deployment.name)
-        own = NOTHING_SEEN
         if semantic is None or options is None or not options.semantic:
-            return own
+            return ()
+        sights: list[Sight] = []
         for place in places:
-            sight = await semantic.look(place, asking.clearance)
+            sight = await semantic.look(place, asking.clearance, sights[-1] if sights else NOTHING_SEEN)
             if sight is None:
-                return own
-            if place.tenant != EVERYBODY:
-                own = sight
+                break
+            sights.append(sight)
             entry = self._fitting(asking, sight, controls)
             self._tally.looked_up("semantic", hit=entry is not None)
             if entry is not None:
                 semantic.served(place, sight, entry, asking.call, asking.deployment.name, asking.clearance)
                 await self._give(asking, entry, sight.look)
                 return None
-        return own
+        return sights
 
     def _is_unwanted(self, asking: Asking, entry: Entry) -> bool:
         """Whether all share it, and the caller's tenant said that it is wrong."""
@@ -246,11 +247,14 @@ class ResponseCache:
         if record.fallback or record.error_type:
             self._tally.refused("store", "fallback" if record.fallback else "error")
             return
-        for place in self._of_who_answered(asking, miss, record):
-            if place.tenant != EVERYBODY:
-                self._put(asking, place, answer, miss)
-            elif self._is_everybodys(asking, place, answer):
-                self._put(asking, place, answer, miss._replace(sight=NOTHING_SEEN))
+        places = self._of_who_answered(asking, miss, record)
+        sights = miss.sights if places is miss.places else ()
+        for at, place in enumerate(places):
+            sight = sights[at] if at < len(sights) else NOTHING_SEEN
+            if place.tenant != EVERYBODY or self._is_everybodys(asking, place, answer):
+                self._put(asking, place, answer, miss, sight)
+            elif self._semantic is not None:
+                self._semantic.missed(sight, place, answer, "", asking.clearance)
 
     def _of_who_answered(self, asking: Asking, miss: _Miss, record: Record) -> Sequence[Place]:
         """Another build than the one whose answers were looked for may have: then it is kept with that one's."""
@@ -272,17 +276,19 @@ class ResponseCache:
         self._votes.forget(key)
         return True
 
-    def _put(self, asking: Asking, place: Place, answer: Answer, miss: _Miss) -> None:
+    def _put(self, asking: Asking, place: Place, answer: Answer, miss: _Miss, sight: Sight) -> None:
         entry = self._entry(asking, place, answer, miss)
         semantic = self._semantic
         if semantic is None or semantic.embedder is None or not entry.partition:
             self._tell(Added(entry))
         else:
-            self._later(self._put_complete(semantic, entry, miss.sight, asking.clearance))
+            self._later(self._put_complete(semantic, entry, place, sight, asking.clearance))
 
-    async def _put_complete(self, semantic: Semantic, entry: Entry, sight: Sight, clearance: Clearance) -> None:
+    async def _put_complete(
+        self, semantic: Semantic, entry: Entry, place: Place, sight: Sight, clearance: Clearance
+    ) -> None:
         self._tell(Added(await semantic.complete(entry, sight)))
-        semantic.missed(sight, entry, clearance)
+        semantic.missed(sight, place, entry.answer, entry.id, clearance)
 
     def _later(self, work: Awaitable[None]) -> None:
         task = asyncio.get_running_loop().create_task(_awaited(work))

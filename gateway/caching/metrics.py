@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from cache.journal.seam import JournalStatus
 from cache.planted import Share
+from gateway.caching.asking import names_in
 from gateway.caching.desk import Desk, dropped
 from gateway.caching.flights import Flights
 from gateway.caching.judge import Labeller
@@ -105,5 +106,5 @@ def _estimates(labels: tuple[str, ...], share: Share) -> Rows:
 
 
 def _owner(cohort: str) -> tuple[str, str]:
-    tenant, _, deployment = cohort.partition("/")
+    tenant, deployment = names_in(cohort)
     return tenant, deployment

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from cache.asked import Question, Rules, Scope
 from cache.question import read_question
-from gateway.caching.asking import EVERYBODY, Place
+from gateway.caching.asking import EVERYBODY, Place, cohort_of
 from gateway.caching.judge_calls import kind_of
 from gateway.catalog import Deployment, Variant
 from gateway.config.cache_options import Cache, DeploymentCache
@@ -44,11 +44,11 @@ class Places:
     def own(self, caller: Caller, call: Call, deployment: str, clearance: Clearance, model: str) -> Place:
         """model: which build of it; none has the answers of another."""
         question = self._read(call, deployment, caller.tenant, clearance, model, shared=False)
-        return Place(question, caller.tenant, f"{caller.tenant}/{deployment}")
+        return Place(question, caller.tenant, cohort_of(caller.tenant, deployment))
 
     def everybodys(self, call: Call, deployment: str, clearance: Clearance, model: str) -> Place:
         question = self._read(call, deployment, EVERYBODY, clearance, model, shared=True)
-        return Place(question, EVERYBODY, f"{EVERYBODY}/{deployment}")
+        return Place(question, EVERYBODY, cohort_of(EVERYBODY, deployment))
 
     def _read(
         self, call: Call, deployment: str, tenant: str, clearance: Clearance, model: str, *, shared: bool

@@ -12,6 +12,7 @@ from cache.held import Held
 from cache.journal.seam import JournalStatus
 from cache.planted import Share
 from cache.semantics.seam import CohortStatus, State
+from gateway.caching.asking import names_in
 from gateway.caching.flights import Flights
 
 
@@ -190,7 +191,7 @@ def error_report(share: Share) -> ErrorReport:
 
 
 def cohort_report(name: str, status: CohortStatus, stated: float) -> CohortReport:
-    tenant, _, deployment = name.partition("/")
+    tenant, deployment = names_in(name)
     low, high = status.interval
     return CohortReport(
         tenant=tenant,

@@ -70,8 +70,8 @@ class Semantic:
         self._chains: OrderedDict[str, tuple[Wish, tuple[str, ...]]] = OrderedDict()
         """By the fresh answer: how it was compared last, and with whose answers it is to be compared next."""
 
-    async def look(self, place: Place, clearance: Clearance) -> Sight | None:
-        """What is near; None: nobody can tell."""
+    async def look(self, place: Place, clearance: Clearance, before: Sight = NOTHING_SEEN) -> Sight | None:
+        """What is near; None: nobody can tell. before: what was found at another place, and knows the vectors."""
         embedder, partition = self.embedder, place.question.partition
         why = place.question.semantic_refused
         if not why and embedder is None:
@@ -84,27 +84,27 @@ class Semantic:
         if not self._library.populated(partition):
             return NOTHING_SEEN
         try:
-            return await self._near(embedder, place)
+            return await self._near(embedder, place, before)
         except NoVector as no:
             self._tally.refused("semantic", no.reason)
             return None
 
-    async def _near(self, embedder: TwoStage, place: Place) -> Sight:
+    async def _near(self, embedder: TwoStage, place: Place, before: Sight) -> Sight:
         text, partition, now = place.question.text, place.question.partition, self._wall_s()
-        first = b""
-        if embedder.first is not None:
+        first = before.first
+        if embedder.first is not None and not before.vector:
             coarse = embedder.first.embed_now(text)
             first = packed(coarse)
             if self._library.nearest_first(partition, coarse, now) < embedder.low_cut:
                 return Sight(first=first)
-        (vector,) = await embedder.second.embed([text])
+        vector = before.vector or (await embedder.second.embed([text]))[0]
         near = self._library.near(partition, vector, self._neighbours, now)
         look = self._library.cohort(place.cohort).look(text, near) if near else None
         if look is not None and look.serves and self._labeller.unfit:
             self._tally.refused("semantic", "judge")
             look = msgspec.structs.replace(look, serves=False)
         wanted = look is not None and look.wanted > 0 and self._rng.random() < look.wanted
-        return Sight(packed(vector), first, look, wanted)
+        return Sight(vector if isinstance(vector, bytes) else packed(vector), first, look, wanted)
 
     async def complete(self, entry: Entry, sight: Sight) -> Entry:
         """The entry with its vectors, or without if they cannot be had."""
@@ -122,19 +122,19 @@ class Semantic:
             return entry
         return msgspec.structs.replace(entry, vector=vector, first=first, embedder=embedder.name)
 
-    def missed(self, sight: Sight, entry: Entry, clearance: Clearance) -> None:
-        """A fresh answer to a question that something was near to: have it compared, if that is wanted."""
+    def missed(self, sight: Sight, place: Place, fresh: Answer, fresh_id: str, clearance: Clearance) -> None:
+        """A fresh answer to a question that something was near to: have it compared, if that is wanted. fresh_id: of
+        its entry at that place; "": it has none."""
         look = sight.look
         if look is None or not sight.wanted:
             return
         held = self._library.held(look.candidate)
         if held is None:
             return
-        wish = Wish(
-            entry.cohort, look, entry.text, held.entry.answer, "miss", clearance, fresh=entry.answer, fresh_id=entry.id
-        )
-        if look.rivals:
-            self._chains[entry.id] = (wish, look.rivals)
+        text, stored = place.question.text, held.entry.answer
+        wish = Wish(place.cohort, look, text, stored, "miss", clearance, fresh=fresh, fresh_id=fresh_id)
+        if look.rivals and fresh_id:
+            self._chains[fresh_id] = (wish, look.rivals)
             if len(self._chains) > MAX_CHAINS:
                 self._chains.popitem(last=False)
         self._labeller.want(wish)

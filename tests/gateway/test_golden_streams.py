@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import cast
 
@@ -39,6 +39,7 @@ class Sink:
         self.status = 0
         self.gone = ""
         self.extra_lines = b""
+        self.on_lost: Callable[[], bool] | None = None
         self.ended = False
         self.bytes_out = 0
         self.pieces: list[bytes] = []

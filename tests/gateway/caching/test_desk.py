@@ -27,7 +27,7 @@ from gateway.errors import NotFound
 from gateway.identity import ANYBODY, Caller
 from tests.gateway.caching.desks import NOW, desk_of, entry, library_of
 from tests.gateway.caching.labelling import answer, completion, own_calls, wish
-from tests.harness import CHAT, Json, chat, config_of, engine_by_hand, engine_running, nobody, serving, whole
+from tests.harness import CHAT, Json, Server, chat, config_of, engine_by_hand, engine_running, nobody, serving, whole
 
 KEYS: list[Json] = [
     {"name": "ops", "key": "sk-ops", "tenant": "ops", "admin": True},
@@ -218,19 +218,16 @@ async def test_where_the_cache_is_off_its_routes_say_so() -> None:
 # Metrics
 
 
+def labeller_of(server: Server, **more: Any) -> Labeller:
+    options = JudgeOptions(deployment="m")
+    rng, error = random.Random(1), JudgeError()
+    return Labeller(options, own_calls(server), print, RealClock(), rng, error=error, max_wrong=0.01, **more)
+
+
 async def test_metrics_tell_of_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     async with engine_running() as engine, serving(config_of(engine)) as server:
         telemetry = server.gateway.telemetry
-        labeller = Labeller(
-            JudgeOptions(deployment="m"),
-            own_calls(server),
-            print,
-            RealClock(),
-            random.Random(1),
-            error=JudgeError(),
-            max_wrong=0.01,
-            lag=telemetry.label_lag,
-        )
+        labeller = labeller_of(server, lag=telemetry.label_lag)
         desk = desk_of(entry(1), labeller=labeller, judge="m")
         certified(monkeypatch, desk, "default/m")
         watch_cache(telemetry, desk)
@@ -315,15 +312,7 @@ async def test_a_store_that_is_away_is_told_of_with_what_waits_for_it(tmp_path: 
 
 async def test_the_command_shows_purges_and_inspects(monkeypatch: pytest.MonkeyPatch) -> None:
     async with engine_running() as engine, serving(config_of(engine, keys=KEYS)) as server:
-        labeller = Labeller(
-            JudgeOptions(deployment="m"),
-            own_calls(server),
-            print,
-            RealClock(),
-            random.Random(1),
-            error=JudgeError(),
-            max_wrong=0.01,
-        )
+        labeller = labeller_of(server)
         desk = server.gateway.desk = desk_of(entry(1, **OF_A), entry(2, tenant="ops"), labeller=labeller, judge="m")
         certified(monkeypatch, desk, "a/m", audited=0, audited_wrong=0)
         desk.library.cohort("b/m")

@@ -82,8 +82,9 @@ async def ready(gateway: Gateway) -> None:
             await asyncio.sleep(0.01)
 
 
-async def ask(server: Server, text: str) -> httpx.Response:
-    return await server.post(CHAT, {"model": "m", "messages": [{"role": "user", "content": text}]})
+async def ask(server: Server, text: str, name: str = "") -> httpx.Response:
+    headers = {"authorization": f"Bearer sk-{name}"} if name else {}
+    return await server.post(CHAT, {"model": "m", "messages": [{"role": "user", "content": text}]}, **headers)
 
 
 def questions(count: int) -> list[str]:
@@ -170,3 +171,25 @@ async def test_a_feedback_withdraws_what_was_served_at_once(weights: Path) -> No
         assert (told.status_code, told.json()["quarantined"]) == (200, 1)
         again = await ask(server, "How can I change my piano?")
         assert again.headers["x-headrace-cache"] == "miss"
+
+
+async def test_what_tenants_share_is_learned_of_whoever_asks_and_no_answer_of_one_is_given_to_another(
+    weights: Path,
+) -> None:
+    """A21: labels of everybody's answers come from the misses of all; their own answers stay with them."""
+    keys: list[Json] = [{"name": name, "key": f"sk-{name}", "tenant": name} for name in ("a/b", "a", "c")]
+    async with engine_server(by_topic) as url:
+        config = config_of(url, keys=keys) | {"cache": semantic(url, weights)["cache"]}
+        config["deployments"]["m"]["cache"] = {"share": "all", "confirmations": 1}
+        async with serving(config) as server:
+            await ready(server.gateway)
+            for text in dict.fromkeys(questions(60)):
+                for name in ("a/b", "a", "c"):
+                    await ask(server, text, name)
+            desk = server.gateway.desk
+            assert desk is not None
+            cohorts = {(cohort.tenant, cohort.deployment): cohort for cohort in desk.report().cohorts}
+            assert set(cohorts) == {("*", "m"), ("a/b", "m"), ("a", "m")}, "c is given what all share"
+            assert cohorts["*", "m"].labels > 20
+            owners = {slot.entry.tenant: slot.entry.cohort for slot in desk.library._slots.values()}
+            assert owners["a/b"] == "a%2Fb/m"
