@@ -38,7 +38,7 @@ def log_wealth(logs: Sequence[float]) -> float:
     return top + math.log(sum(math.exp(part + log - top) for part, log in zip(_LOG_PARTS, logs, strict=True)))
 
 
-TILTS = (2.4, 0.6, 0.3, 0.15, 0.07, 0.03)
+TILTS = (2.4, 0.6, 0.3, 0.15, 0.07, 0.025)
 """What a wrong hit that nobody audited adds to the logarithm of each wealth that is bet against the account."""
 BETS = tuple(math.log(part) for part in (0.4, 0.05, 0.25, 0.2, 0.07, 0.03))
 """Logarithms of the parts that are bet so at first."""
@@ -52,16 +52,26 @@ def costs(chance: float) -> tuple[float, ...]:
     return tuple(math.log(chance / share) if share > 0 else math.inf for share in left)
 
 
-def bets_after(bets: Sequence[float], chance: float, found: float = 0) -> list[float]:
-    """Logarithms of the wealths, should no unseen hit be wrong, after hits with that chance, so many of them found
-    to be wrong. A bet for which it is too low is over; what it had is bet less steeply from then on."""
+def fair(bets: Sequence[float], chance: float) -> list[float]:
+    """Logarithms of the wealths, should no unseen hit be wrong, before hits with that chance. A bet for which it is too
+    low is over; what it had is bet less steeply from then on."""
     left, passed_on = [], -math.inf
     for bet, cost in zip(bets, costs(chance), strict=True):
         stake = _sum(bet, passed_on)
         over = cost == math.inf
         passed_on = stake if over else -math.inf
-        left.append(-math.inf if over else stake - found * cost)
+        left.append(-math.inf if over else stake)
     return left
+
+
+def charged(bets: Sequence[float], chance: float, found: float = 1) -> list[float]:
+    """What is left of them when so many audits, with that chance, found a wrong hit. Where it is too low for a bet that
+    is not over, for audits got lost, the cost is twice the unseen ones to be expected for it."""
+    many = 2 * (1 / chance - 1)
+    return [
+        bet - found * (cost if cost < math.inf else many * tilt)
+        for bet, tilt, cost in zip(bets, TILTS, costs(chance), strict=True)
+    ]
 
 
 def unseen_wrong(bets: Sequence[float], confidence: float) -> float:

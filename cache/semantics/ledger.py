@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cache.semantics.bounds import BETS, bets_after, steadiness, unseen_wrong
+from cache.semantics.bounds import BETS, charged, fair, steadiness, unseen_wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,13 +27,15 @@ PATIENCE = 1000
 """Labels of misses during which no audit came, after which one that is under way is taken for lost."""
 LATELY = 64
 """Audits over which losses are averaged."""
+LOSSES = 0.9
+"""Share of the audits, of those that come now, that may come later without an end of bets."""
 
 
 class LedgerState(msgspec.Struct):
-    """`chance`: of an audit. `hits`: served. `found`: wrong ones, by audits and complaints. `unseen`: hits that nobody
-    audited. `bets`: logarithms of what is left of them. `pending`: audits under way. `waited`: labels of misses since
-    the last came. `kept`: share of the audits that came, of late. `forgiven`: wrong hits that were paid for by right
-    looks. `paid`: right looks towards the next one."""
+    """`chance`: of an audit. `hits`: served. `found`: wrong ones, by audits and complaints, or feared. `unseen`: hits
+    that nobody audited. `bets`: logarithms of what is left of them. `pending`: audits under way. `waited`: labels of
+    misses since the last came. `kept`: share of the audits that came, of late. `forgiven`: wrong hits that were paid
+    for by right looks. `paid`: right looks towards the next one."""
 
     chance: float = 1.0
     hits: float = 0.0
@@ -103,12 +105,11 @@ class Ledger:
         else:
             state.hits += 1 / chance
             state.unseen += 1 / chance - 1
-            state.bets = self._bets_after(chance)
         state.waited = 0
         state.kept += (1 - state.kept) / LATELY
         if wrong:
             state.found += 1
-            state.bets = self._bets_after(chance, 1)
+            state.bets = charged(state.bets, chance * state.kept)
             self._reckon()
 
     def waits(self) -> None:
@@ -124,13 +125,16 @@ class Ledger:
         self.state.found += 1
 
     def lost(self, chance: float) -> None:
-        """An audit that was wanted and never came, whatever it would have said: as if the chance had been lower."""
+        """An audit that was wanted and never came, whatever it would have said: as if the chance had been lower. Where
+        so many got lost that it is too low for the bets, the hit is feared to be wrong."""
         state = self.state
         if state.pending:
             state.pending -= 1
-            state.unseen += 1
             state.kept -= state.kept / LATELY
-            state.bets = self._bets_after(chance)
+            if fair(state.bets, chance * state.kept) == state.bets:
+                state.unseen += 1
+            else:
+                state.found += 1
             self._reckon()
 
     def shadowed(self, wrong: bool) -> None:
@@ -177,7 +181,7 @@ class Ledger:
 
     def _set_chance(self, chance: float) -> None:
         self.state.chance = chance
-        self.state.bets = self._bets_after(chance)
+        self.state.bets = self._fair(chance)
         self._reckon()
 
     def _reckon(self) -> None:
@@ -186,9 +190,9 @@ class Ledger:
 
     def _limit(self, chance: float, more: float) -> float:
         """Upper limit of the wrong hits as soon as so many more are found, with that chance."""
-        unseen = unseen_wrong(self._bets_after(chance, more), self._confidence)
+        unseen = unseen_wrong(charged(self._fair(chance), chance * self.state.kept, more), self._confidence)
         return self.state.found + more + (unseen if chance < 1 else min(unseen, self.state.unseen))
 
-    def _bets_after(self, chance: float, found: float = 0) -> list[float]:
-        """Audits that got lost make the chance lower than it was meant to be."""
-        return bets_after(self.state.bets, chance * self.state.kept, found)
+    def _fair(self, chance: float) -> list[float]:
+        """Bets for which it is not too low even if a few more audits get lost than do now."""
+        return self.state.bets if chance >= 1 else fair(self.state.bets, LOSSES * chance * self.state.kept)

@@ -14,8 +14,9 @@ from cache.semantics.bounds import (
     LEVELS,
     STAKES,
     TILTS,
-    bets_after,
+    charged,
     costs,
+    fair,
     log_wealth,
     steadiness,
     unseen_wrong,
@@ -113,8 +114,8 @@ def ever_exceeded(chances: list[float], wrong: int, sure: float) -> float:
     had = [chances[min(found, len(chances) - 1)] for found in range(wrong + 1)]
     limits, bets = [], list(BETS)
     for chance in had:
-        limits.append(unseen_wrong(bets_after(bets, chance), sure))
-        bets = bets_after(bets, chance, 1)
+        limits.append(unseen_wrong(fair(bets, chance), sure))
+        bets = charged(fair(bets, chance), chance)
     alive, exceeded = {(0, 0): 1.0}, 0.0
     for _ in range(wrong):
         then: dict[tuple[int, int], float] = {}
@@ -151,17 +152,18 @@ def test_no_choice_of_which_hits_are_wrong_beats_the_limit(rows: list[float], hi
         if not left:
             return 0.0
         chance = rows[(left + 2 * found) % len(rows)]
-        seen = worst(left - 1, found + 1, bets_after(bets, chance, 1), unseen)
-        missed = worst(left - 1, found, bets_after(bets, chance), unseen + 1)
+        bets = fair(bets, chance)
+        seen = worst(left - 1, found + 1, charged(bets, chance), unseen)
+        missed = worst(left - 1, found, bets, unseen + 1)
         wrong = chance * seen + (1 - chance) * missed
-        return max(wrong, worst(left - 1, found, bets_after(bets, chance), unseen)) if left % 3 == 0 else wrong
+        return max(wrong, worst(left - 1, found, bets, unseen)) if left % 3 == 0 else wrong
 
     assert worst(hits, 0, list(BETS), 0) <= 0.5 + 1e-9
 
 
 @given(st.floats(0.03, 0.98), st.integers(0, 20))
 def test_the_limit_of_unseen_wrong_hits_grows_with_those_found(chance: float, found: int) -> None:
-    limits = [unseen_wrong(bets_after(BETS, chance, found + more), 0.95) for more in (0, 1)]
+    limits = [unseen_wrong(charged(fair(BETS, chance), chance, found + more), 0.95) for more in (0, 1)]
     assert limits[0] < limits[1]
 
 
@@ -172,8 +174,8 @@ def test_what_is_left_of_bets_that_are_over_is_never_worth_more(found: list[floa
 
     bets = list(BETS)
     for each in found:
-        bets = bets_after(bets, each, 1)
-    assert wealth(bets_after(bets, chance)) <= wealth(bets) * (1 + 1e-9)
+        bets = charged(fair(bets, each), each)
+    assert wealth(fair(bets, chance)) <= wealth(bets) * (1 + 1e-9)
 
 
 def test_sure_audits_cost_nothing() -> None:

@@ -193,6 +193,17 @@ def test_a_state_of_other_features_is_left_alone(taught: bytes) -> None:
         cohort.restore(b"\x01")
 
 
+def test_a_state_with_another_account_is_left_alone(taught: bytes) -> None:
+    """The cohort starts anew: what others kept of audits would be read as if there had been none."""
+    state = msgspec.msgpack.decode(taught)
+    account = next(part for part in state if isinstance(part, dict) and "ledger" in part)
+    account["ledger"] = {"chance": 0.5, "hits": 700.0, "found_surely": 3, "unaudited": {0.75: 100.0}}
+    cohort = Cohort(BOUND)
+    cohort.restore(msgspec.msgpack.encode(state))
+    assert cohort.status().state == "cold"
+    assert cohort.status().labels == 0
+
+
 def test_a_look_among_eight_neighbours_takes_no_time_to_speak_of(taught: bytes) -> None:
     """200 us by design; the limit leaves room for a busy machine."""
     cohort = certified(taught)
