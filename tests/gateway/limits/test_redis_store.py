@@ -330,7 +330,7 @@ async def test_sentinels_and_their_server_may_each_want_a_password() -> None:
 
 async def test_a_cluster_keeps_each_meter_where_it_likes() -> None:
     async with cluster_running() as nodes:
-        options = Options(url=f"redis://127.0.0.1:{nodes[0].port}", cluster=True, timeout_s=1.0)
+        options = Options(url=f"redis://127.0.0.1:{nodes[0].port}", cluster=True, timeout_s=10.0)
         meters = [Meter(f"tenant-{index}|requests|minute", 10, Span.MINUTE) for index in range(20)]
         place = RedisPlace(options)
         async with stores(options, options) as (one, two):
