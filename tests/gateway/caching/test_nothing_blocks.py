@@ -187,7 +187,6 @@ async def test_a_file_with_thousands_of_entries_is_read_indexed_and_purged_in_sm
         assert len(library) == 0
         await journal.settled()
     await journal.aclose()
-    print(reading_s, asking_s, found.longest_s)
     assert max(reading_s, asking_s, found.longest_s) < LONGEST_TURN_S
 
 
