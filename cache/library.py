@@ -37,7 +37,7 @@ SWEPT: Final = 1000
 """Entries dropped by a sweep: it must not hold up the worker. What is due is not found in the meantime."""
 PURGED: Final = 500
 """Entries looked at for a purge in one slice of work."""
-SLICE_S: Final = 0.004
+SLICE_S = 0.004
 """For which entries are put into the index in one slice: in a large one that takes ten times as long as in a small
 one."""
 OBJECTORS: Final = 2

@@ -25,7 +25,7 @@ MAX_FLIGHT_BYTES: Final = 8 * 1024 * 1024
 """Kept of one answer for those who come later; who does then makes a call of their own."""
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Kept of all answers together."""
-MAX_FOLLOWERS: Final = 1000
+MAX_FOLLOWERS = 1000
 MAX_FAILED: Final = 3
 """Calls that fail in a row before all that wait are told so."""
 

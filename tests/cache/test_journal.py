@@ -256,15 +256,18 @@ async def test_what_was_withdrawn_with_a_wrong_answer_does_not_come_back_to_newc
 async def test_a_record_that_the_library_cannot_take_does_not_keep_the_next_from_it(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with opened(kind, tmp_path) as another, worker(another) as (mine, _), worker(another) as (_, there):
-        apply = there.apply
+    class Picky:
+        def __init__(self, library: Library) -> None:
+            self.learned = library.learned
+            self._apply = library.apply
 
-        def pick(record: Record) -> Record:
+        def apply(self, record: Record) -> Record:
             if isinstance(record, Added) and record.entry.text == "what is b?":
                 raise ZeroDivisionError
-            return apply(record)
+            return self._apply(record)
 
-        monkeypatch.setattr(there, "apply", pick)
+    async with opened(kind, tmp_path) as another, worker(another) as (mine, _), worker(another) as (theirs, there):
+        monkeypatch.setattr(theirs, "_listener", Picky(there))
         for name in "abc":
             mine.append(Added(entry(name)))
         await settled(lambda: len(there) < 2, "what came after it is missing")

@@ -17,6 +17,7 @@ from cache.index import as_bytes
 from cache.library import PURGED, PURGES, Library
 from cache.planted import planted_record, record_of, shipped
 from cache.semantics.seam import Look
+from cache.signals import Signals, read_signals
 from tests.cache.entries import (
     COHORT,
     NOW,
@@ -107,11 +108,11 @@ def test_vectors_of_another_model_are_not_compared() -> None:
 def test_signals_of_a_text_are_read_once() -> None:
     read: list[str] = []
 
-    def read_signals(text: str) -> Any:
+    def noted(text: str) -> Signals:
         read.append(text)
-        return object()
+        return read_signals(text)
 
-    shelf = Library(CountingCohort, library()._bound, max_bytes=10**6, embedder="table@1", read_signals=read_signals)
+    shelf = Library(CountingCohort, library()._bound, max_bytes=10**6, embedder="table@1", read_signals=noted)
     shelf.apply(added("a", seed=1))
     first, second = (shelf.near(digest("partition"), vector(1), 8, NOW)[0].signals for _ in range(2))
     assert first is second is not None
