@@ -271,10 +271,7 @@ class ResponseCache:
         """Whether enough tenants were given this very answer."""
         options, key = self._places.options(asking.deployment.name), place.question.key
         assert options is not None
-        if self._votes.cast(key, asking.caller.tenant, text_of(answer)) <= options.confirmations:
-            return False
-        self._votes.forget(key)
-        return True
+        return self._votes.cast(key, asking.caller.tenant, text_of(answer)) > options.confirmations
 
     def _put(self, asking: Asking, place: Place, answer: Answer, miss: _Miss, sight: Sight) -> None:
         entry = self._entry(asking, place, answer, miss)

@@ -260,7 +260,7 @@ class Fan:
             self.pilot.at = self.count
             self.pilot.wait()
             if self.splice is not None:
-                self.splice = self._splice_to_all
+                self.splice = self._fan_out
             if self.ended:
                 self.pilot.advance()
         seat.board(self)
@@ -343,27 +343,19 @@ class Fan:
         self._note(chunk)
         self.pilot.sink.splice(chunk)  # type: ignore[misc]
 
-    def _splice_to_all(self, chunk: bytes) -> None:
-        self._fan_out(chunk)
-
     def _note(self, chunk: bytes) -> None:
         """Keep it for who comes later, and for the cache."""
         self._held_bytes += len(chunk)
         if self._held_bytes > self._granted_bytes:
             self._grow()
-        if self.overflown:
-            self._dropped += 1 + len(self._chunks)
-            self._chunks.clear()
-        else:
-            self._chunks.append(chunk)
+        self._chunks.append(chunk)
+        if self.overflown and self.alone:
+            self._drop(len(self._chunks))
 
     def _fan_out(self, chunk: bytes) -> None:
         if self.closed:
             return
-        self._held_bytes += len(chunk)
-        if self._held_bytes > self._granted_bytes:
-            self._grow()
-        self._chunks.append(chunk)
+        self._note(chunk)
         for seat in (*self.live,):
             seat.advance()
         self._trim()
@@ -443,9 +435,11 @@ class Fan:
 
     def _trim(self) -> None:
         if self.overflown and not self.alone:
-            had = min([seat.at for seat in self.live], default=self.count)
-            del self._chunks[: had - self._dropped]
-            self._dropped = had
+            self._drop(min([seat.at for seat in self.live], default=self.count) - self._dropped)
+
+    def _drop(self, chunks: int) -> None:
+        del self._chunks[:chunks]
+        self._dropped += chunks
 
 
 def payload_of(chunk: bytes) -> bytes:

@@ -39,10 +39,6 @@ class Votes:
         self._tell(Voted(key, self._digest(b"tenant", tenant), answer, now, now + self._keep_s))
         return self._library.votes.count(key, answer, now)
 
-    def forget(self, key: bytes) -> None:
-        """Everybody has the answer now."""
-        self._library.votes.forget(key)
-
     def _digest(self, what: bytes, text: str) -> bytes:
         key = sha256(self._places.secret).digest()
         return blake2b(text.encode(errors="replace"), digest_size=_DIGEST_BYTES, key=key, person=what).digest()
